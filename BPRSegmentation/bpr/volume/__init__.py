@@ -1,0 +1,7 @@
+"""Reading a CT and its geometry, in millimetres and SimpleITK's LPS convention."""
+
+from bpr.volume.geometry import same_geometry, slice_axis, slice_heights
+from bpr.volume.grid import canonical
+from bpr.volume.reading import Volume, read_volume
+
+__all__ = ["Volume", "canonical", "read_volume", "same_geometry", "slice_axis", "slice_heights"]
