@@ -1,0 +1,80 @@
+"""Engines: from a bundle to a function that maps a batch of float32 arrays to a batch of float32 arrays.
+
+Everything around the networks (windows, blending, resampling) is numpy and SimpleITK, so engines are interchangeable.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import numpy as np
+
+from bpr.compute.device import choose
+from bpr.errors import BundleError, MemoryShortage
+from bpr.models import Bundle
+
+Predictor = Callable[[np.ndarray], np.ndarray]
+
+
+class OpenVinoEngine:
+    """OpenVINO on the CPU, in full precision so that it agrees with torch."""
+
+    name, device = "openvino", "cpu"
+
+    def __init__(self, threads: int | None = None):
+        import openvino
+
+        self._core = openvino.Core()
+        self._options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        if threads:
+            self._options["INFERENCE_NUM_THREADS"] = threads
+
+    def predictor(self, bundle: Bundle) -> Predictor:
+        """Compile a bundle's graph. Raises BundleError when OpenVINO cannot read it."""
+        bundle.verify()
+        try:
+            model = self._core.read_model(str(bundle.graph))
+            compiled = self._core.compile_model(model, "CPU", self._options)
+        except RuntimeError as error:
+            raise BundleError(f"The model {bundle.name} cannot be loaded: {str(error).splitlines()[0]}",
+                              "Install the bundle again.") from error  # fmt: skip
+        request = compiled.create_infer_request()
+        return lambda batch: request.infer([batch])[0]
+
+
+class TorchEngine:
+    """torch and MONAI on CUDA, MPS or the CPU."""
+
+    name = "torch"
+
+    def __init__(self, device: str):
+        import torch
+
+        self.device = device
+        self._torch = torch
+
+    def predictor(self, bundle: Bundle) -> Predictor:
+        """Build the network that the bundle describes and read its weights."""
+        from bpr.compute.torch_networks import load_network
+
+        bundle.verify()
+        torch, device = self._torch, self.device
+        network = load_network(bundle).to(device).eval()
+
+        def predict(batch: np.ndarray) -> np.ndarray:
+            try:
+                with torch.inference_mode():
+                    return network(torch.from_numpy(np.ascontiguousarray(batch)).to(device)).float().cpu().numpy()
+            except torch.cuda.OutOfMemoryError as error:
+                raise MemoryShortage(f"The GPU {device} has too little free memory for one tile.",
+                                     "Use --device cpu, or close other programs that use the GPU.") from error  # fmt: skip
+
+        return predict
+
+
+def open_engine(engine: str = "auto", device: str = "auto") -> OpenVinoEngine | TorchEngine:
+    """The engine that ``bpr.compute.device.choose`` decides on."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    name, device = choose(engine, device)
+    return OpenVinoEngine() if name == "openvino" else TorchEngine(device)

@@ -1,0 +1,254 @@
+"""Model bundles: folders in MONAI bundle format with checked weights, a card, and what the program must know of them.
+
+    <name>/configs/metadata.json   MONAI's metadata; our own facts stand under "bpr"
+    <name>/configs/inference.json  the network definition, for torch
+    <name>/models/model.onnx       the graph; its weights lie in the file beside it
+    <name>/models/model.safetensors  the weights in half precision, read by both engines
+    <name>/docs/README.md          the model card
+    <name>/SHA256SUMS              sums of all files above
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from bpr.errors import BundleError
+from bpr.resources import resources_dir
+
+SUMS = "SHA256SUMS"
+ROLES = ("score", "region", "baseline")
+LARGEST_ARCHIVE = 500 * 2**20
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """One bundle on disk. ``facts`` is the "bpr" part of its metadata."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """The folder's name; what ``--bundle`` takes."""
+        return self.folder.name
+
+    @cached_property
+    def metadata(self) -> dict:
+        """Contents of ``configs/metadata.json``. Raises BundleError when it cannot be read."""
+        return _read_json(self.folder / "configs" / "metadata.json", self.name)
+
+    @property
+    def facts(self) -> dict:
+        """Role, region, structures, grid, landmarks: what the program needs beside the weights."""
+        facts = self.metadata.get("bpr")
+        if not isinstance(facts, dict) or facts.get("role") not in ROLES:
+            raise BundleError(f"The folder {self.folder} holds no bundle of this program.",
+                              "Choose one that `bpr models list` shows.")  # fmt: skip
+        return facts
+
+    @property
+    def version(self) -> str:
+        """Version of the bundle."""
+        return str(self.metadata.get("version", "?"))
+
+    @property
+    def role(self) -> str:
+        """"score", "region" or "baseline"."""
+        return self.facts["role"]
+
+    @property
+    def slot(self) -> str:
+        """What the bundle replaces when it is chosen: "score", "baseline" or a region's name."""
+        return self.facts["region"] if self.role == "region" else self.role
+
+    @cached_property
+    def network_definition(self) -> dict:
+        """The network's class name and arguments for the torch engine."""
+        return _read_json(self.folder / "configs" / "inference.json", self.name)["network_def"]
+
+    @property
+    def graph(self) -> Path:
+        """The ONNX graph."""
+        return self.folder / "models" / "model.onnx"
+
+    @property
+    def weights(self) -> Path:
+        """The safetensors file that the graph refers to."""
+        return self.folder / "models" / "model.safetensors"
+
+    @property
+    def card(self) -> str:
+        """Text of the model card."""
+        path = self.folder / "docs" / "README.md"
+        return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+    def size_mb(self) -> float:
+        """Size of all files in MB."""
+        return sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file()) / 1e6
+
+    def verify(self) -> None:
+        """Compare all files with SHA256SUMS. Raises BundleError at the first file that is missing or altered."""
+        listed = _read_sums(self.folder)
+        for relative, expected in listed.items():
+            path = self.folder / relative
+            if not path.is_file():
+                raise BundleError(f"The model {self.name} is incomplete: {relative} is missing.",
+                                  "Install the bundle again.")  # fmt: skip
+            if sha256(path) != expected:
+                raise BundleError(f"The model {self.name} is damaged: {relative} does not match its checksum.",
+                                  "Install the bundle again.")  # fmt: skip
+        for needed in (self.graph, self.weights):
+            if needed.relative_to(self.folder).as_posix() not in listed:
+                raise BundleError(f"The model {self.name} lists no checksum for {needed.name}.",
+                                  "Install the bundle again.")  # fmt: skip
+
+
+def _read_json(path: Path, name: str) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BundleError(f"The model {name} is incomplete: {path.name} is missing.",
+                          "Install the bundle again.") from None  # fmt: skip
+    except (ValueError, OSError) as error:
+        raise BundleError(f"The model {name} cannot be read: {path.name}: {error}.",
+                          "Install the bundle again.") from None  # fmt: skip
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_sums(folder: Path) -> dict[str, str]:
+    path = folder / SUMS
+    if not path.is_file():
+        raise BundleError(f"The model {folder.name} has no {SUMS} file.", "Install the bundle again.")
+    pairs = (line.split("  ", 1) for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    sums = {}
+    for pair in pairs:
+        inside = len(pair) == 2 and (folder / pair[1]).resolve().is_relative_to(folder.resolve())
+        if not inside:
+            raise BundleError(f"The model {folder.name} has a malformed {SUMS} file.", "Install the bundle again.")
+        sums[pair[1]] = pair[0]
+    return sums
+
+
+def write_sums(folder: Path) -> None:
+    """Write SHA256SUMS over all files of a bundle."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != SUMS)
+    lines = [f"{sha256(file)}  {file.relative_to(folder).as_posix()}\n" for file in files]
+    (folder / SUMS).write_text("".join(lines), encoding="utf-8")
+
+
+def user_models_dir() -> Path:
+    """Where a user's own bundles lie: $BPR_MODELS, else ~/.bpr/models."""
+    return Path(os.environ.get("BPR_MODELS") or Path.home() / ".bpr" / "models")
+
+
+def list_bundles() -> list[Bundle]:
+    """All bundles, shipped ones first; folders that are not bundles are passed over."""
+    bundles = []
+    for root in (resources_dir() / "Models", user_models_dir()):
+        for folder in sorted(root.iterdir()) if root.is_dir() else ():
+            if (folder / "configs" / "metadata.json").is_file():
+                bundles.append(Bundle(folder))
+    return bundles
+
+
+def find_bundle(name: str) -> Bundle:
+    """The bundle with this name, or at this path. Raises BundleError naming the ones there are."""
+    for bundle in list_bundles():
+        if bundle.name == name:
+            return bundle
+    if (Path(name) / "configs" / "metadata.json").is_file():
+        return Bundle(Path(name).resolve())
+    known = ", ".join(bundle.name for bundle in list_bundles()) or "none"
+    raise BundleError(f"There is no model named {name}.", f"Installed models: {known}.")
+
+
+def choose_bundles(requested: list[str]) -> dict[str, Bundle]:
+    """Bundle per slot ("score", "baseline", region names): the shipped defaults, replaced by the requested ones."""
+    chosen: dict[str, Bundle] = {}
+    for bundle in list_bundles():
+        try:
+            chosen.setdefault(bundle.slot, bundle)
+        except BundleError:
+            continue  # someone else's bundle in the user's folder must not stop the shipped ones
+    for name in requested:
+        bundle = find_bundle(name)
+        chosen[bundle.slot] = bundle
+    return chosen
+
+
+def import_bundle(source: Path) -> Bundle:
+    """Copy a bundle from a folder or a zip into the user's models folder, after its checksums have been verified.
+
+    Raises:
+        BundleError: not a bundle, damaged, unsafe paths in the archive, or a bundle of that name exists.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = source
+        if source.is_file():
+            folder = _extract(source, Path(scratch))
+        elif not source.is_dir():
+            raise BundleError(f"There is no bundle at {source}.", "Give a bundle's folder or its zip file.")
+        if any(path.is_symlink() for path in folder.rglob("*")):
+            raise BundleError(f"The bundle {source.name} contains links.", "Bundles hold plain files only.")
+        bundle = Bundle(folder)
+        bundle.facts  # noqa: B018 - raises when it is not one of ours
+        bundle.verify()
+        target = user_models_dir() / bundle.name
+        if target.exists() or (resources_dir() / "Models" / bundle.name).exists():
+            raise BundleError(f"A model named {bundle.name} is installed already.",
+                              f"Remove it first: bpr models remove {bundle.name}.")  # fmt: skip
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{bundle.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(folder, partial)
+        os.replace(partial, target)
+        return Bundle(target)
+
+
+def _extract(archive: Path, scratch: Path) -> Path:
+    """Unpack a zip whose members stay inside the folder and whose size is bounded; returns the bundle's folder."""
+    try:
+        with zipfile.ZipFile(archive) as file:
+            if sum(member.file_size for member in file.infolist()) > LARGEST_ARCHIVE:
+                raise BundleError(f"The archive {archive.name} unpacks to more than {LARGEST_ARCHIVE >> 20} MB.",
+                                  "This is not a bundle of this program.")  # fmt: skip
+            for member in file.infolist():
+                if not (scratch / member.filename).resolve().is_relative_to(scratch.resolve()):
+                    raise BundleError(f"The archive {archive.name} holds paths that lead outside of it.",
+                                      "Do not use it.")  # fmt: skip
+            file.extractall(scratch)
+    except zipfile.BadZipFile:
+        raise BundleError(f"{archive.name} is not a zip file.", "Give a bundle's folder or its zip file.") from None
+    found = list(scratch.glob("*/configs/metadata.json"))
+    if len(found) != 1:
+        raise BundleError(f"The archive {archive.name} does not hold exactly one bundle folder.",
+                          "Zip the bundle's folder itself.")  # fmt: skip
+    return found[0].parents[1]
+
+
+def export_bundle(name: str, target: Path) -> Path:
+    """Write a bundle as a zip file that ``import_bundle`` takes."""
+    bundle = find_bundle(name)
+    bundle.verify()
+    base = target.with_suffix("") if target.suffix == ".zip" else target
+    return Path(shutil.make_archive(str(base), "zip", bundle.folder.parent, bundle.name))
+
+
+def remove_bundle(name: str) -> None:
+    """Delete a bundle from the user's folder; shipped ones stay."""
+    bundle = find_bundle(name)
+    if bundle.folder.parent.resolve() != user_models_dir().resolve():
+        raise BundleError(f"The model {name} ships with the program and stays.", "Only imported models can be removed.")
+    shutil.rmtree(bundle.folder)

@@ -1,0 +1,71 @@
+"""The verdict over a score curve: is the scan in scope, in order, and spaced as it says?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bpr.errors import Notice
+from bpr.scoring.curve import LandmarkPosition, Verdict
+from bpr.scoring.fit import Line
+from bpr.volume import Volume, slice_axis
+
+SHORT_MM = 60.0
+LONG_ENOUGH_MM = 150.0  # below this the slope is too uncertain to doubt the stated spacing
+SPACING_TOLERANCE = 0.25  # people themselves differ by 0.83..1.16 around the ruler
+REVERSE_MARGIN = 3.0  # log likelihood by which the reversed order must win
+NEAR_MM = 60.0
+DOUBTFUL_SUPPORT, REFUSED_SUPPORT = 0.45, 0.2
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What the line search found: slice order, the line with slope near 1, the line with free slope, the support."""
+
+    order: str
+    line: Line
+    free: Line
+    support: float
+
+
+def slice_order(length_mm: float, free: Line, reverse: Line) -> str:
+    """"normal", "reversed" or "unclear" from the likelihoods of the best lines that climb and that fall."""
+    gain = reverse.log_likelihood - free.log_likelihood
+    if abs(gain) <= REVERSE_MARGIN:
+        return "unclear"
+    return "reversed" if gain > 0 and length_mm > SHORT_MM else "normal"
+
+
+def support(z_mm: np.ndarray, density: np.ndarray, centers: np.ndarray, line: Line) -> float:
+    """Mean probability that the slices put within 60 mm of the line; low for what the network has never seen."""
+    near = np.abs(centers - line.at(z_mm)[:, None]) <= NEAR_MM
+    return float((density * near).sum(1).mean())
+
+
+def judge(volume: Volume, z_mm: np.ndarray, landmarks: list[LandmarkPosition], fit: Fit) -> Verdict:
+    """The verdict in words. ``z_mm`` are the heights that the network saw, growing."""
+    length = float(z_mm[-1] - z_mm[0])
+    slices = volume.image.GetSize()[slice_axis(volume.image)]
+    stated = length / max(slices - 1, 1)
+    implied = stated * abs(fit.free.slope)
+    notices, quality = [], "good"
+    if fit.order == "reversed":
+        quality = "doubtful"
+        notices.append(Notice("order_reversed", "The anatomy runs from head to feet against the direction that the "
+                              "file states: the slice order or the orientation is wrong."))  # fmt: skip
+    if length >= LONG_ENOUGH_MM and not 1 - SPACING_TOLERANCE <= abs(fit.free.slope) <= 1 + SPACING_TOLERANCE:
+        quality = "doubtful"
+        notices.append(Notice("spacing_doubtful", f"The anatomy suggests slices every {implied:.1f} mm, but the file "
+                              f"states {stated:.1f} mm."))  # fmt: skip
+    if length < SHORT_MM:
+        quality = "doubtful"
+        notices.append(Notice("too_short", f"The scan is only {length:.0f} mm long; scores of so few slices can be off "
+                              "by several centimeters."))  # fmt: skip
+    if fit.support < DOUBTFUL_SUPPORT:
+        quality = "refused" if fit.support < REFUSED_SUPPORT else "doubtful"
+        notices.append(Notice("out_of_scope", "The slices do not look like an axial CT of head, neck or trunk; scores "
+                              "are not reliable here."))  # fmt: skip
+    inside = [mark.name for mark in landmarks if mark.in_scan]
+    coverage = (inside[0], inside[-1]) if inside else (None, None)
+    return Verdict(quality, fit.order, stated, implied, coverage, notices)
