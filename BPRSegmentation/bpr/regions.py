@@ -1,0 +1,95 @@
+"""Body regions as score intervals, and their crops of a volume on the volume's own grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import SimpleITK as sitk
+
+from bpr.errors import InputError
+from bpr.resources import read_table
+from bpr.results.summary import RegionFound
+from bpr.scoring.curve import ScoreCurve
+from bpr.volume import Volume, slice_axis
+
+LEAST_SHARE = 0.15  # a region counts as held when the scan covers this share of its core
+LEAST_MM = 20.0
+
+
+@dataclass(frozen=True)
+class Region:
+    """One row of ``Resources/Anatomy/regions.csv``.
+
+    The core lies between two landmarks; (low_score, high_score) is the interval fitted on training cases so that it
+    holds all of the region's own organs, with a margin.
+    """
+
+    name: str
+    core_low: str
+    core_high: str
+    low_score: float
+    high_score: float
+
+
+def region_table() -> list[Region]:
+    """All regions, from the head down."""
+    return [
+        Region(row["region"], row["core_low"], row["core_high"], float(row["low_score"]), float(row["high_score"]))
+        for row in read_table("regions")
+    ]
+
+
+def region_members(region: str) -> list[str]:
+    """IDs of the structures that the region's network tells apart."""
+    return [row["structure"] for row in read_table("membership") if row["region"] == region]
+
+
+def select_regions(names: list[str] | None) -> list[Region]:
+    """The regions of these names, all when None. Raises InputError for a name that the table does not have."""
+    table = region_table()
+    if names is None:
+        return table
+    known = {region.name for region in table}
+    for name in names:
+        if name not in known:
+            raise InputError(f"There is no region {name!r}.", f"Regions: {', '.join(r.name for r in table)}.")
+    return [region for region in table if region.name in names]
+
+
+def find_regions(volume: Volume, curve: ScoreCurve, names: list[str] | None = None) -> list[RegionFound]:
+    """The regions that the scan holds, with the crop of each in the volume's index space."""
+    scores = {mark.name: mark.score for mark in curve.landmarks}
+    low_mm, high_mm = curve.z_mm.min(), curve.z_mm.max()
+    found = []
+    for region in select_regions(names):
+        core = curve.height_of(np.array([scores[region.core_low], scores[region.core_high]]))
+        covered = min(core[1], high_mm) - max(core[0], low_mm)
+        share = covered / (core[1] - core[0])
+        if share < LEAST_SHARE or covered < min(LEAST_MM, 0.5 * (core[1] - core[0])):
+            continue
+        z_range = curve.height_of(np.array([region.low_score, region.high_score]))
+        start, size = _crop(volume.image, curve, z_range)
+        score_range = (region.low_score, region.high_score)
+        bounds = (float(max(z_range[0], low_mm)), float(min(z_range[1], high_mm)))
+        found.append(RegionFound(region.name, score_range, bounds, float(min(share, 1.0)), start, size))
+    return found
+
+
+def _crop(image: sitk.Image, curve: ScoreCurve, z_range: np.ndarray):
+    """First index and size of the slices inside the interval, all of the other two axes."""
+    inside = np.flatnonzero((curve.z_mm >= z_range[0]) & (curve.z_mm <= z_range[1]))
+    axis = slice_axis(image)
+    start, size = [0, 0, 0], list(image.GetSize())
+    start[axis], size[axis] = int(inside.min()), int(inside.max() - inside.min() + 1)
+    return tuple(start), tuple(size)
+
+
+def crop_volume(volume: Volume, region: RegionFound) -> sitk.Image:
+    """The region's part of the volume on the volume's own grid (no resampling)."""
+    return sitk.RegionOfInterest(volume.image, list(region.size), list(region.start))
+
+
+def with_file(region: RegionFound, file: str) -> RegionFound:
+    """The same region with the name of its written crop."""
+    return replace(region, file=file)

@@ -1,0 +1,121 @@
+"""Localized segmentation: each region's own network sees its region only; their results become one label image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+
+from bpr.compute.memory import check_run
+from bpr.models import Bundle
+from bpr.scoring.curve import ScoreCurve
+from bpr.scoring.slices import body_mask
+from bpr.segmentation.grid import GRID_MM, network_channels
+from bpr.segmentation.labels import structure_by_id
+from bpr.segmentation.merge import ProbabilityField, border_weight, clean_field, labels_on
+from bpr.segmentation.windows import Predictor, count_tiles, predict_grid
+from bpr.volume import Volume, canonical
+
+LEAST_SLICES = 4
+
+
+@dataclass(frozen=True)
+class Window:
+    """One network's share of the work: the slices [first, last) of the grid that it sees."""
+
+    bundle: Bundle
+    first: int
+    last: int
+
+    @property
+    def classes(self) -> list[int]:
+        """Label values of the network's channels after the background."""
+        return [structure_by_id(name).value for name in self.bundle.facts["structures"]]
+
+    @property
+    def tile(self) -> tuple[int, int, int]:
+        """(z, y, x) voxels that the network takes at once."""
+        return tuple(self.bundle.facts["tile"])
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """Labels on the volume's own grid and, per label value, the doubt 0..1."""
+
+    labels: sitk.Image
+    doubts: dict[int, float]
+
+
+def segment_volume(
+    volume: Volume,
+    windows: dict[Bundle, tuple[float, float]],
+    load: Callable[[Bundle], Predictor],
+    wanted: list[int],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Segmentation:
+    """Run the networks over their height intervals and merge.
+
+    Args:
+        windows: bundle to (lowest, highest) RAS height in mm that its network shall see.
+        load: from a bundle to its predictor; networks are loaded one after another.
+        wanted: label values that are asked for. Networks that know none of them do not run.
+
+    Raises:
+        MemoryShortage: estimated before anything runs.
+    """
+    grid, hu, offset = _body_grid(volume.image)
+    plan = _plan(grid, len(hu), windows, wanted)
+    values = sorted({value for window in plan for value in window.classes})
+    check_run(volume.image.GetNumberOfPixels(), hu.size, len(values))
+    field = ProbabilityField.empty(values, hu.shape)
+    total = sum(count_tiles((w.last - w.first, *hu.shape[1:]), w.tile) for w in plan)
+    done = 0
+
+    def advance() -> None:
+        nonlocal done
+        done += 1
+        progress(done, total)
+
+    for window in plan:
+        predict = load(window.bundle)
+        image = network_channels(hu[window.first : window.last])
+        probability = predict_grid(image, predict, len(window.classes) + 1, window.tile, advance)
+        weight = border_weight(window.last - window.first, GRID_MM)
+        field.add(probability, window.classes, window.first, weight)
+        del predict, image, probability
+    _, doubts = clean_field(field, GRID_MM**3 / 1000)
+    labels = labels_on(volume.image, offset, field, wanted, lambda: progress(total, total))
+    return Segmentation(labels, {value: doubt for value, doubt in doubts.items() if value in wanted})
+
+
+def region_windows(curve: ScoreCurve, intervals: dict[Bundle, tuple[float, float]]) -> dict[Bundle, tuple[float, float]]:
+    """Score intervals to height intervals (RAS mm) of this patient."""
+    return {bundle: tuple(map(float, curve.height_of(np.array(scores)))) for bundle, scores in intervals.items()}
+
+
+def _body_grid(image: sitk.Image) -> tuple[sitk.Image, np.ndarray, sitk.Image]:
+    """The canonical grid, its HU cropped to the body in plane, and an empty image with the crop's geometry."""
+    grid = canonical(image, (GRID_MM,) * 3, -1024)
+    hu = np.clip(sitk.GetArrayFromImage(grid), -1024, 3000).astype(np.int16)
+    body = body_mask(hu, GRID_MM, GRID_MM)
+    rows, columns = np.flatnonzero(body.any((0, 2))), np.flatnonzero(body.any((0, 1)))
+    y0, y1, x0, x1 = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+    crop = sitk.Image([int(x1 - x0), int(y1 - y0), len(hu)], sitk.sitkUInt8)
+    crop.SetSpacing(grid.GetSpacing())
+    crop.SetOrigin(grid.TransformIndexToPhysicalPoint([int(x0), int(y0), 0]))
+    return grid, hu[:, y0:y1, x0:x1], crop
+
+
+def _plan(grid: sitk.Image, slices: int, windows: dict[Bundle, tuple[float, float]], wanted: list[int]) -> list[Window]:
+    """The windows that hold slices and know a structure that is asked for."""
+    plan = []
+    bottom = grid.GetOrigin()[2]
+    for bundle, (low_mm, high_mm) in windows.items():
+        ends = np.clip([(low_mm - bottom) / GRID_MM, (high_mm - bottom) / GRID_MM + 1], 0, slices)
+        first, last = int(np.floor(ends[0])), int(np.ceil(ends[1]))
+        window = Window(bundle, first, last)
+        if last - first >= LEAST_SLICES and set(window.classes) & set(wanted):
+            plan.append(window)
+    return plan
