@@ -1,0 +1,92 @@
+"""`bpr evaluate`: tables of what a bundle can do on validation cases, for people and as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from bpr.compute.engines import open_engine
+from bpr.errors import InputError
+from bpr.evaluation.score import KINDS, evaluate_score
+from bpr.evaluation.segmentation import dice_table, evaluate_segmentation
+from bpr.models import Bundle, choose_bundles, find_bundle
+from bpr.training.dataset import Case, data_folder, landmark_observations, trunk_cases
+
+
+def validation_cases(folder: Path) -> list[Case]:
+    """Cases that never teach a bundle that ships: those whose licence keeps them out of training."""
+    return [case for case in trunk_cases(folder) if case.use == "restricted"]
+
+
+def score_numbers(bundle: Bundle, data: Path) -> dict:
+    """Landmark errors by kind, Spearman correlations, verdicts on the validation cases."""
+    result = evaluate_score(bundle, open_engine().predictor(bundle), validation_cases(data), landmark_observations(data))
+    numbers = {"cases": sorted(result.curves)}
+    for kind in KINDS:
+        estimate, p90 = result.landmark_error(kind)
+        numbers[f"error of {kind} landmarks, mm"] = asdict(estimate) | {"p90": p90}
+    correlations = list(result.spearman.values())
+    numbers["spearman"] = {"median": float(np.median(correlations)), "worst": float(min(correlations))}
+    numbers["verdicts"] = {name: curve.verdict.quality for name, curve in result.curves.items()}
+    return numbers
+
+
+def segmentation_numbers(bundles: list[Bundle], data: Path) -> dict:
+    """Dice per structure with intervals, and the false-positive volume where a structure is absent."""
+    engine, score = open_engine(), choose_bundles([])["score"]
+    cache: dict[Bundle, object] = {}
+
+    def load(bundle: Bundle):
+        return cache.setdefault(bundle, engine.predictor(bundle))
+
+    cases = validation_cases(data)
+    results = evaluate_segmentation(bundles, (score, engine.predictor(score)), load, cases)
+    wrong = [r.false_ml for r in results if r.dice is None]
+    return {
+        "cases": sorted({r.case for r in results}),
+        "dice": {name: asdict(estimate) for name, estimate in dice_table(results).items()},
+        "false-positive ml where absent": {"mean": float(np.mean(wrong)) if wrong else None, "n": len(wrong)},
+        "by case": [asdict(r) for r in results],
+    }
+
+
+def evaluate_bundle(kind: str, name: str, data: Path, out: Path | None) -> dict:
+    """Measure, print, and write JSON when asked to. "localized" means all regions' networks together."""
+    folder = data_folder(str(data))
+    if kind == "score":
+        numbers = score_numbers(find_bundle(name), folder)
+    elif name == "localized":
+        numbers = segmentation_numbers([b for b in choose_bundles([]).values() if b.role == "region"], folder)
+    else:
+        bundle = find_bundle(name)
+        if bundle.role == "score":
+            raise InputError(f"{name} is a score bundle.", "Use: bpr evaluate score.")
+        numbers = segmentation_numbers([bundle], folder)
+    print(markdown(numbers))
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    return numbers
+
+
+def markdown(numbers: dict) -> str:
+    """The numbers as a Markdown table for the terminal and the model card."""
+    rows = ["| measure | mean | 95 % interval | n |", "|---|---|---|---|"]
+    estimates = {f"Dice, {name}": e for name, e in numbers.get("dice", {}).items()}
+    estimates |= {name: e for name, e in numbers.items() if isinstance(e, dict) and "low" in e}
+    for name, e in estimates.items():
+        extra = f" (90th percentile {e['p90']:.1f})" if "p90" in e else ""
+        digits = 2 if name.startswith("Dice") else 1
+        interval = f"{e['low']:.{digits}f} to {e['high']:.{digits}f}"
+        rows.append(f"| {name} | {e['mean']:.{digits}f}{extra} | {interval} | {e['n']} |")
+    if "spearman" in numbers:
+        s = numbers["spearman"]
+        rows.append(f"| Spearman of raw score and height, scans over 100 mm | median {s['median']:.4f} "
+                    f"| worst {s['worst']:.4f} | |")  # fmt: skip
+    absent = numbers.get("false-positive ml where absent")
+    if absent and absent["n"]:
+        rows.append(f"| false-positive ml per absent structure | {absent['mean']:.1f} | | {absent['n']} |")
+    return "\n".join(rows)

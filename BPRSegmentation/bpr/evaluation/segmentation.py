@@ -1,0 +1,94 @@
+"""Dice of segmentation bundles on labeled cases, on the labels' own grid and within the heights that they shall see."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+
+from bpr.evaluation.statistics import Estimate, bootstrap_mean
+from bpr.models import Bundle
+from bpr.regions import region_table
+from bpr.scoring.inference import Predictor, score_volume
+from bpr.segmentation.inference import region_windows, segment_volume
+from bpr.segmentation.labels import structure_by_id
+from bpr.training.dataset import Case
+from bpr.volume import read_volume
+
+LEAST_VOXELS = 50  # of a label inside the heights; below, Dice says nothing
+
+
+@dataclass(frozen=True)
+class OrganResult:
+    """One structure in one case. Absent structures have no Dice but the false-positive volume counts."""
+
+    case: str
+    patient: str
+    structure: str
+    dice: float | None
+    false_ml: float
+
+
+def evaluate_segmentation(
+    bundles: list[Bundle],
+    score: tuple[Bundle, Predictor],
+    load: Callable[[Bundle], Predictor],
+    cases: list[Case],
+) -> list[OrganResult]:
+    """Segment every labeled case with the given networks, each in its own region, as the main job does."""
+    intervals = {region.name: (region.low_score, region.high_score) for region in region_table()}
+    results = []
+    for case in cases:
+        if case.labels is None:
+            continue
+        volume = read_volume(case.path)
+        curve = score_volume(volume, *score)
+        own = {b: intervals[b.slot] for b in bundles if b.role == "region"}
+        windows = region_windows(curve, own) | {b: (-math.inf, math.inf) for b in bundles if b.role == "baseline"}
+        structures = sorted({name for b in bundles for name in b.facts["structures"]})
+        wanted = [structure_by_id(name).value for name in structures]
+        found = segment_volume(volume, windows, load, wanted)
+        truth = sitk.ReadImage(str(case.labels))
+        predicted = sitk.Resample(found.labels, truth, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
+        results += compare(case, truth, predicted, structures, windows)
+    return results
+
+
+def compare(
+    case: Case, truth: sitk.Image, predicted: sitk.Image, structures: list[str], windows: dict
+) -> list[OrganResult]:
+    """Dice per labeled structure, false-positive ml per absent one; only slices that a network saw count."""
+    heights = truth.GetOrigin()[2] + np.arange(truth.GetSize()[2]) * truth.GetSpacing()[2]
+    labels, guess = sitk.GetArrayFromImage(truth), sitk.GetArrayFromImage(predicted)
+    voxel_ml = float(np.prod(truth.GetSpacing())) / 1000
+    absent = {text.split(" ")[0] for text in case.hint["absent"]}
+    results = []
+    for name in structures:
+        seen = np.zeros(len(heights), bool)
+        for bundle, (low, high) in windows.items():
+            if name in bundle.facts["structures"]:
+                seen |= (heights >= low) & (heights <= high)
+        value = structure_by_id(name).value
+        a, b = labels[seen] == value, guess[seen] == value
+        if name in case.hint["labelled"] and a.sum() >= LEAST_VOXELS:
+            dice = float(2 * (a & b).sum() / (a.sum() + b.sum()))
+            results.append(OrganResult(case.id, case.patient, name, dice, float((b & ~a).sum() * voxel_ml)))
+        elif name in absent:
+            results.append(OrganResult(case.id, case.patient, name, None, float(b.sum() * voxel_ml)))
+    return results
+
+
+def dice_table(results: list[OrganResult]) -> dict[str, Estimate]:
+    """Mean Dice with its interval per structure, in label-table order, and over all structures' means under "mean"."""
+    names = sorted({r.structure for r in results}, key=lambda name: structure_by_id(name).value)
+    table = {}
+    for name in names:
+        scored = [r for r in results if r.structure == name and r.dice is not None]
+        if scored:
+            table[name] = bootstrap_mean([r.dice for r in scored], [r.patient for r in scored])
+    means = [estimate.mean for estimate in table.values()]
+    table["mean"] = bootstrap_mean(means, [str(k) for k in range(len(means))])
+    return table

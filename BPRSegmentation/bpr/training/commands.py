@@ -1,0 +1,135 @@
+"""`bpr train score|segmentation CONFIG`: from a YAML file and the data folder to a trained network on disk."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+import yaml
+
+from bpr.errors import InputError
+from bpr.resources import read_table
+from bpr.scoring.scale import to_ruler
+from bpr.segmentation.labels import label_table, structure_by_id
+from bpr.training.dataset import Case, data_folder, head_and_neck_cases, landmark_observations, trunk_cases
+from bpr.training.loop import Schedule, Trainer
+from bpr.training.regions import fit_regions, write_regions
+from bpr.training.ruler import Observation, Ruler, solve_ruler
+
+
+def read_config(path: Path) -> dict:
+    """The YAML configuration; a bare name means one of those that ship with the package."""
+    shipped = Path(__file__).parent / "configs" / path.name
+    place = path if path.is_file() else shipped
+    if not place.is_file():
+        known = ", ".join(sorted(file.name for file in shipped.parent.glob("*.yaml")))
+        raise InputError(f"There is no training configuration {path}.", f"Give a file, or one of: {known}.")
+    with open(place, encoding="utf-8") as file:
+        return yaml.safe_load(file)
+
+
+def teaching_cases(folder: Path, use: str) -> list[Case]:
+    """Trunk cases that may teach: the open ones, or all when ``use`` is "all" (research only)."""
+    return [case for case in trunk_cases(folder) if use == "all" or case.use == "open"]
+
+
+def train_score(config_path: Path, work: Path, resume: bool) -> Path:
+    """Train a score network; returns the folder with ``weights.pt``, ``ruler.json`` and the log."""
+    from bpr.scoring.network import EfficientNetLite, load_imagenet
+    from bpr.training.score import SliceSampler, load_scans, score_loss
+
+    config = read_config(config_path)
+    data = data_folder(config.get("data"))
+    folder = work / config["bundle"]
+    cases = teaching_cases(data, config["use"])
+    observations, ruler = training_ruler(data, cases)
+    cases += head_and_neck_cases(data)
+    schedule = Schedule(**config["schedule"])
+    torch.manual_seed(schedule.seed)
+    arguments = {key: value for key, value in config["network"].items() if key != "_target_"}
+    network = EfficientNetLite(**arguments)
+    if config["imagenet"]:
+        load_imagenet(network)
+    head = list(network.output.parameters())
+    rest = [p for name, p in network.named_parameters() if not name.startswith("output.") and p.requires_grad]
+    groups = [{"params": rest}, {"params": head, "scale": config["head_scale"]}]
+    trainer = Trainer(network, groups, schedule, folder)
+    if resume and trainer.resume():
+        print(f"resuming at step {trainer.step}")
+    scans = load_scans(cases, observations, ruler, work / "cache" / "slices")
+    print(f"{len(scans)} scans, {sum(len(s.target) for s in scans.values())} slices")
+    trainer.run(score_loss(SliceSampler(scans, config["groups"], config["per_group"], config["head_and_neck"])))
+    torch.save(network.state_dict(), folder / "weights.pt")
+    (folder / "ruler.json").write_text(json.dumps(asdict(ruler), indent=1), encoding="utf-8")
+    return folder
+
+
+def train_segmentation(config_path: Path, work: Path, resume: bool) -> Path:
+    """Train the baseline or a region's network; returns the folder with ``weights.pt``, ``classes.json`` and the log."""
+    from bpr.segmentation.network import build_network
+    from bpr.training.segmentation import PatchSampler, crop_to_interval, load_cases, segmentation_loss
+
+    config = read_config(config_path)
+    data = data_folder(config.get("data"))
+    folder = work / config["bundle"]
+    schedule = Schedule(**config["schedule"])
+    open_cases = teaching_cases(data, config["use"])
+    observations, ruler = training_ruler(data, open_cases)
+    cases = load_cases(open_cases, observations, ruler, work / "cache" / "grids")
+    classes = region_structures(config["region"])
+    if config["region"]:
+        low, high = fit_regions(open_cases, observations, ruler)[config["region"]]
+        bounds = [float(to_ruler(score, ruler.position)) for score in (low, high)]
+        cases = [part for case in cases if (part := crop_to_interval(case, *bounds))]
+    torch.manual_seed(schedule.seed)
+    network = build_network(len(classes) + 1, config["filters"])
+    if config["initial"]:
+        initial = work / config["initial"]
+        start_from(network, torch.load(initial / "weights.pt", weights_only=True), classes,
+                   json.loads((initial / "classes.json").read_text()))  # fmt: skip
+    network = network.to(memory_format=torch.channels_last_3d)
+    trainer = Trainer(network, [{"params": list(network.parameters())}], schedule, folder)
+    if resume and trainer.resume():
+        print(f"resuming at step {trainer.step}")
+    print(f"{config['bundle']}: {len(cases)} cases, {len(classes)} structures")
+    trainer.run(segmentation_loss(PatchSampler(cases, classes, tuple(config["patch"])), config["batch"]))
+    torch.save(network.state_dict(), folder / "weights.pt")
+    (folder / "classes.json").write_text(json.dumps(classes), encoding="utf-8")
+    return folder
+
+
+def training_ruler(data: Path, cases: list[Case]) -> tuple[list[Observation], Ruler]:
+    """Landmarks and ruler of the cases that may teach, tied together with the head-and-neck scans."""
+    names = {case.id for case in cases + head_and_neck_cases(data)}
+    observations = [o for o in landmark_observations(data) if o.scan in names]
+    return observations, solve_ruler(observations)
+
+
+def region_structures(region: str | None) -> list[int]:
+    """Label values that a region's network tells apart; all structures for the baseline."""
+    if region is None:
+        return [structure.value for structure in label_table()]
+    names = [row["structure"] for row in read_table("membership") if row["region"] == region]
+    if not names:
+        raise InputError(f"The membership table knows no region {region!r}.", "Use a name from Anatomy/regions.csv.")
+    return sorted(structure_by_id(name).value for name in names)
+
+
+def start_from(network: torch.nn.Module, weights: dict, classes: list[int], trained_classes: list[int]) -> None:
+    """Copy another network's weights; of its output layer take the channels of the structures that both know."""
+    own = network.state_dict()
+    channels = [0] + [trained_classes.index(value) + 1 for value in classes]
+    for name, tensor in weights.items():
+        own[name] = tensor if tensor.shape == own[name].shape else tensor[channels]
+    network.load_state_dict(own)
+
+
+def train_regions(config_path: Path) -> Path:
+    """Fit the regions' score intervals on the cases that a configuration lets teach; writes Anatomy/regions.csv."""
+    config = read_config(config_path)
+    data = data_folder(config.get("data"))
+    cases = teaching_cases(data, config["use"])
+    observations, ruler = training_ruler(data, cases)
+    return write_regions(fit_regions(cases, observations, ruler))

@@ -1,0 +1,85 @@
+"""The training data folder: cases, splits, landmarks, labels. Its layout is described in docs/training.md.
+
+Expected: ``cases.csv`` (id, patient, use), ``ct/<id>.nii.gz``, ``landmarks.csv``, ``ct_labels/<id>.nii.gz`` with
+``<id>.json``, ``hn/`` with its own ``cases.csv`` and ``landmarks.csv``.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from bpr.errors import InputError
+from bpr.training.ruler import Observation
+
+SAMPLE_ID = "c3n00249"  # travels with the project and stays out of every training and validation set
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan of the data folder. ``use`` is "open" or "restricted"; splits go by ``patient``."""
+
+    id: str
+    patient: str
+    use: str
+    path: Path
+    labels: Path | None = None
+    hint: dict | None = None  # the label file's JSON: labelled, not labelled, absent structures
+
+
+def data_folder(configured: str | None) -> Path:
+    """The data folder named in a configuration, else by the environment variable BPR_DATA. Raises InputError."""
+    place = os.environ.get("BPR_DATA") or configured
+    if not place or not (Path(place) / "cases.csv").is_file():
+        raise InputError(
+            f"No training data at {place or '(not set)'}: cases.csv is missing there.",
+            "Set BPR_DATA to the data folder; docs/training.md describes its layout.",
+        )
+    return Path(place)
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def trunk_cases(folder: Path) -> list[Case]:
+    """All CT scans of trunk, head and neck except the sample."""
+    cases = []
+    for row in _rows(folder / "cases.csv"):
+        if row["id"] == SAMPLE_ID:
+            continue
+        labels = folder / "ct_labels" / f"{row['id']}.nii.gz"
+        hint = json.loads(labels.with_name(f"{row['id']}.json").read_text()) if labels.exists() else None
+        image = folder / "ct" / f"{row['id']}.nii.gz"
+        cases.append(Case(row["id"], row["patient"], row["use"], image, labels if hint else None, hint))
+    return cases
+
+
+def head_and_neck_cases(folder: Path, long_only: bool = True) -> list[Case]:
+    """The radiotherapy head-and-neck scans (masked to the body); the long ones reach the upper thorax."""
+    rows = [row for row in _rows(folder / "hn" / "cases.csv") if row["long_scan"] == "1" or not long_only]
+    return [Case(f"hn_{r['id']}", f"hn_{r['id']}", "open", folder / "hn" / f"{r['id']}_ct.nii.gz") for r in rows]
+
+
+def landmark_observations(folder: Path) -> list[Observation]:
+    """Landmarks of trunk and head-and-neck scans; z is mm from the first slice of the file."""
+    found = []
+    for prefix, path in (("", folder / "landmarks.csv"), ("hn_", folder / "hn" / "landmarks.csv")):
+        for row in _rows(path):
+            z, doubt = float(row["z_mm_from_first_slice"]), float(row["uncertainty_mm"])
+            found.append(Observation(prefix + row["volume"], row["landmark"], row["kind"], z, doubt))
+    return [o for o in found if o.scan != SAMPLE_ID]
+
+
+def first_slice_height(path: Path) -> float:
+    """RAS superior mm of the first slice of a file whose slices are axial and grow towards the head."""
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    return reader.GetOrigin()[2]

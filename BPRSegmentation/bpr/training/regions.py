@@ -1,0 +1,72 @@
+"""Fitting the regions' score intervals on training cases, so that no owned organ is cut by its region."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from bpr.resources import read_table, resources_dir
+from bpr.scoring.scale import to_score
+from bpr.segmentation.labels import structure_by_id
+from bpr.training.dataset import Case, first_slice_height
+from bpr.training.ruler import Observation, Ruler, dense_target
+
+MARGIN_MM = 15.0  # the typical error of a predicted height on validation cases
+
+
+def organ_extents(cases: list[Case], observations: list[Observation], ruler: Ruler) -> dict[str, list[tuple]]:
+    """Per structure ID the (lowest, highest) ruler position in mm over the cases that show it, cut ends left out."""
+    found: dict[str, list[tuple]] = {}
+    for case in cases:
+        own = [o for o in observations if o.scan == case.id]
+        if not case.labels or not own:
+            continue
+        image = sitk.ReadImage(str(case.labels))
+        labels = sitk.GetArrayFromImage(image)
+        z = image.GetOrigin()[2] + np.arange(len(labels)) * image.GetSpacing()[2] - first_slice_height(case.path)
+        place, _ = dense_target(own, z, ruler)
+        for name in case.hint["labelled"]:
+            slices = np.flatnonzero((labels == structure_by_id(name).value).any((1, 2)))
+            if len(slices):
+                low = place[slices[0]] if slices[0] > 1 else np.nan
+                high = place[slices[-1]] if slices[-1] < len(labels) - 2 else np.nan
+                found.setdefault(name, []).append((low, high))
+    return found
+
+
+def fit_regions(cases: list[Case], observations: list[Observation], ruler: Ruler) -> dict[str, tuple[float, float]]:
+    """Score interval (low, high) per region: the core between its landmarks, widened to hold all owned structures.
+
+    Regions without labeled structures (head, neck) are widened by two spreads of their end landmarks instead.
+    """
+    extents = organ_extents(cases, observations, ruler)
+    members = read_table("membership")
+    intervals = {}
+    for row in read_table("regions"):
+        low, high = ruler.position[row["core_low"]], ruler.position[row["core_high"]]
+        owned = [m["structure"] for m in members if m["region"] == row["region"] and m["owned"] == "1"]
+        ends = [end for name in owned for end in extents.get(name, [])]
+        if ends:
+            low = np.nanmin([low, *(end[0] for end in ends)]) - MARGIN_MM
+            high = np.nanmax([high, *(end[1] for end in ends)]) + MARGIN_MM
+        else:
+            low -= 2 * ruler.spread[row["core_low"]]
+            high += 2 * ruler.spread[row["core_high"]]
+        intervals[row["region"]] = (float(to_score(low, ruler.position)), float(to_score(high, ruler.position)))
+    return intervals
+
+
+def write_regions(intervals: dict[str, tuple[float, float]]) -> Path:
+    """Store fitted intervals in ``Resources/Anatomy/regions.csv``."""
+    path = resources_dir() / "Anatomy" / "regions.csv"
+    rows = read_table("regions")
+    for row in rows:
+        row["low_score"], row["high_score"] = (f"{value:.1f}" for value in intervals[row["region"]])
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
