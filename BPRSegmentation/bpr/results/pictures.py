@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from bpr.results.summary import RunResult
-from bpr.results.views import Section, SmallVolume, small_volume
+from bpr.results.views import Section, SmallVolume, landmark_words, small_volume
 from bpr.segmentation.labels import structure_by_value
 
 SCORE_COLORS, SCORE_RANGE = "viridis", Normalize(-10, 115)  # the whole ruler, so that pictures can be compared
@@ -109,22 +109,19 @@ def _scale(section: Section, height: float = 6.6, width: float = 6.0) -> float:
     return min(height / high, width / wide)
 
 
-def _names_beside(
-    axes: Axes, heights: np.ndarray, names: list[str], span: tuple[float, float], right: bool = True
-) -> None:
+def _names_beside(axes: Axes, heights: np.ndarray, names: list[str], span: tuple[float, float]) -> None:
     """Names beside the axes at their heights (data units), moved apart where they would overlap, with leader lines."""
     order = np.argsort(heights)
     low, high = span
     inches = axes.get_figure().get_size_inches()[1] * axes.get_position().height
     gap = 0.145 / max(inches, 0.1) * (high - low)
     places = spread(np.asarray(heights, float)[order], gap, low, max(high, low + gap * (len(names) - 1)))
-    edge, step = (1.0, 0.04) if right else (0.0, -0.04)
+    edge, step = 1.0, 0.04
     transform = axes.get_yaxis_transform()
     for k, place in zip(order, places, strict=True):
         line = ([edge, edge + step * 0.4, edge + step], [heights[k], heights[k], place])
         axes.plot(*line, transform=transform, color=PALE, lw=0.7, clip_on=False)
-        side = "left" if right else "right"
-        axes.text(edge + 1.25 * step, place, names[k], transform=transform, fontsize=7.5, va="center", ha=side)
+        axes.text(edge + 1.25 * step, place, names[k], transform=transform, fontsize=7.5, va="center", ha="left")
 
 
 def _scored_section(result: RunResult, small: SmallVolume, plane: str) -> Figure:
@@ -146,7 +143,7 @@ def _scored_section(result: RunResult, small: SmallVolume, plane: str) -> Figure
     light = np.repeat(section.gray[..., None], 3, -1)
     _show(axes, section, (1 - share) * light + share * tint * (0.35 + 0.65 * light))
     marks = [mark for mark in curve.landmarks if mark.in_scan]
-    names = [mark.name.replace("_", " ") for mark in marks]
+    names = [landmark_words(mark.name) for mark in marks]
     _names_beside(axes, np.array([mark.z_mm for mark in marks]), names, section.extent[2:])
     for mark in marks:
         axes.axhline(mark.z_mm, color="white", lw=0.4, alpha=0.45)
@@ -165,8 +162,8 @@ def _curve(result: RunResult) -> Figure:
     curve = result.curve
     order = np.argsort(curve.z_mm)
     z, raw, cleaned, sd = (values[order] for values in (curve.z_mm, curve.raw, curve.cleaned, curve.sd))
-    figure = _frame(7.6, 7.2)
-    axes = figure.add_axes((0.235, 0.085, 0.545, 0.885))
+    figure = _frame(5.9, 7.2)
+    axes = figure.add_axes((0.27, 0.075, 0.46, 0.905))
     axes.fill_betweenx(z, cleaned - 2 * sd, cleaned + 2 * sd, color="#4e79a7", alpha=0.22, lw=0, label="± 2 sd")
     axes.plot(raw, z, ".", color="#f28e2b", ms=4, alpha=0.75, mew=0, label="each slice alone")
     axes.plot(cleaned, z, color="#1f4e79", lw=1.8, label="cleaned")
@@ -181,8 +178,8 @@ def _curve(result: RunResult) -> Figure:
     axes.plot(
         [mark.score for mark in marks], [mark.z_mm for mark in marks], "D", ms=3.6, color="white", mec=INK, mew=0.9
     )
-    _names_beside(axes, np.array([m.z_mm for m in marks]), [m.name.replace("_", " ") for m in marks], (low, high))
-    bands = figure.add_axes((0.085, 0.085, 0.145, 0.885), sharey=axes)
+    _names_beside(axes, np.array([m.z_mm for m in marks]), [landmark_words(m.name) for m in marks], (low, high))
+    bands = figure.add_axes((0.11, 0.075, 0.15, 0.905), sharey=axes)
     _region_bars(bands, axes, result, (low, high))
     bands.set_ylabel("height in mm (superior)")
     return figure

@@ -1,4 +1,4 @@
-"""The report: one HTML page that needs nothing else, for a person who wants to know what was found and how sure it is."""
+"""The report: one HTML page that needs nothing else, for a person who wants to know what was found and how surely."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from string import Template
 from bpr import __version__
 from bpr.errors import Notice
 from bpr.results.summary import RegionFound, RunResult, SegmentFound
+from bpr.results.views import landmark_words
 from bpr.segmentation.labels import structure_by_value
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
 # Doubt up to this value -> (CSS class, words); doubt is the mean share of probability given to something else.
-DOUBT_WORDS = ((0.2, "low", "low"), (0.4, "some", "some: look at its border"), (1.01, "high", "high: check it first"))
+DOUBT_WORDS = ((0.15, "low", "low"), (0.3, "some", "some: look at its border"), (1.01, "high", "high: check it first"))
 CAPTIONS = {
     "coronal": "Coronal view colored by score: 0 at the start of the pelvis, 100 at the end of the eyes.",
     "sagittal": "Sagittal view colored by score.",
@@ -79,7 +80,7 @@ def _coverage(result: RunResult) -> str:
     low, high = result.curve.verdict.coverage
     if low is None or high is None:
         return "<p>No known landmark lies inside this scan.</p>"
-    names = [f"<b>{escape(name.replace('_', ' '))}</b>" for name in (low, high)]
+    names = [f"<b>{escape(landmark_words(name))}</b>" for name in (low, high)]
     z = result.curve.z_mm
     length = f"{abs(float(z[-1]) - float(z[0])):.0f} mm along the body"
     span = f"the landmark {names[0]}" if low == high else f"the landmarks from {names[0]} to {names[1]}"
@@ -122,8 +123,8 @@ def _segments(result: RunResult) -> str:
     """Volumes, the most doubtful first: what a person has to look at stands at the top."""
     if not result.segments:
         why = (
-            "The segmentation ran, but found none of its structures in this scan: either the scan does not cover them, or "
-            "it differs too much from the scans that the networks know."
+            "The segmentation ran, but found none of its structures in this scan: either the scan does not cover them, "
+            "or it differs too much from the scans that the networks know."
             if result.segmentation is not None
             else "No segmentation was made in this run."
         )
@@ -131,7 +132,7 @@ def _segments(result: RunResult) -> str:
     rows = [_segment_row(segment) for segment in sorted(result.segments, key=_by_doubt)]
     table = _table(["Segment", "Volume (mL)", "Mean HU", "Doubt", ""], rows, (1, 2))
     note = (
-        '<p class="soft">The most doubtful first. Volumes of structures that the scan\'s edge cuts are too small.</p>'
+        '<p class="soft">The most doubtful first. A structure that the edge of the scan cuts is larger than stated.</p>'
     )
     return f"<section><h2>Segments</h2>{note}{table}</section>"
 
@@ -157,8 +158,8 @@ def _segment_row(segment: SegmentFound) -> list[str]:
 def _regions(result: RunResult) -> str:
     if not result.regions:
         return (
-            "<section><h2>Regions</h2><p>No body region was cut out: none was asked for, or the scan holds too little of "
-            "each.</p></section>"
+            "<section><h2>Regions</h2><p>No body region was cut out: none was asked for, or the scan holds too little "
+            "of each.</p></section>"
         )
     rows = [_region_row(region) for region in sorted(result.regions, key=lambda region: -region.z_range_mm[1])]
     head = ["Region", "Covered", "Scores", "Height (mm, superior)", "Crop (voxels)", "File"]

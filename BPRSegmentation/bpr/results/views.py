@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,6 +74,12 @@ class SmallVolume:
         counts = np.stack([np.bincount(row, minlength=256)[1:256] for row in flat])
         shown = (counts > 12).sum(1)
         return int(np.lexsort((counts.sum(1), shown))[-1])
+
+
+def landmark_words(name: str) -> str:
+    """A landmark's name as people write it: ``t12_l1`` -> "T12/L1", ``l3_center`` -> "L3 center"."""
+    words = re.sub(r"\b([ctls]\d+)_([ctls]\d+)\b", r"\1/\2", name).replace("_", " ")
+    return re.sub(r"\b[ctls]\d+\b", lambda match: match.group().upper(), words)
 
 
 def small_volume(image: sitk.Image, labels: sitk.Image | None = None) -> SmallVolume:
