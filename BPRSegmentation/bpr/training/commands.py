@@ -74,7 +74,6 @@ def train_segmentation(config_path: Path, work: Path, resume: bool) -> Path:
     config = read_config(config_path)
     data = data_folder(config.get("data"))
     folder = work / config["bundle"]
-    schedule = Schedule(**config["schedule"])
     open_cases = teaching_cases(data, config["use"])
     observations, ruler = training_ruler(data, open_cases)
     cases = load_cases(open_cases, observations, ruler, work / "cache" / "grids")
@@ -83,21 +82,35 @@ def train_segmentation(config_path: Path, work: Path, resume: bool) -> Path:
         low, high = fit_regions(open_cases, observations, ruler)[config["region"]]
         bounds = [float(to_ruler(score, ruler.position)) for score in (low, high)]
         cases = [part for case in cases if (part := crop_to_interval(case, *bounds))]
-    torch.manual_seed(schedule.seed)
+    torch.manual_seed(config["stages"][0]["seed"])
     network = build_network(len(classes) + 1, config["filters"])
     if config["initial"]:
         initial = work / config["initial"]
         start_from(network, torch.load(initial / "weights.pt", weights_only=True), classes,
                    json.loads((initial / "classes.json").read_text()))  # fmt: skip
     network = network.to(memory_format=torch.channels_last_3d)
-    trainer = Trainer(network, [{"params": list(network.parameters())}], schedule, folder)
-    if resume and trainer.resume():
-        print(f"resuming at step {trainer.step}")
+    sampler = PatchSampler(cases, classes, tuple(config["patch"]))
     print(f"{config['bundle']}: {len(cases)} cases, {len(classes)} structures")
-    trainer.run(segmentation_loss(PatchSampler(cases, classes, tuple(config["patch"])), config["batch"]))
+    for number, stage in enumerate(config["stages"], 1):
+        loss = segmentation_loss(sampler, config["batch"], stage["rarity"])
+        schedule = Schedule(**{key: value for key, value in stage.items() if key != "rarity"})
+        run_stage(network, schedule, folder / f"stage{number}", loss, resume)
     torch.save(network.state_dict(), folder / "weights.pt")
     (folder / "classes.json").write_text(json.dumps(classes), encoding="utf-8")
     return folder
+
+
+def run_stage(network: torch.nn.Module, schedule: Schedule, folder: Path, loss, resume: bool) -> None:
+    """One cycle of training; on resume a stage that is complete is only loaded."""
+    done = folder / "weights.pt"
+    if resume and done.exists():
+        network.load_state_dict(torch.load(done, weights_only=True))
+        return
+    trainer = Trainer(network, [{"params": list(network.parameters())}], schedule, folder)
+    if resume and trainer.resume():
+        print(f"resuming {folder.name} at step {trainer.step}")
+    trainer.run(loss)
+    torch.save(network.state_dict(), done)
 
 
 def training_ruler(data: Path, cases: list[Case]) -> tuple[list[Observation], Ruler]:

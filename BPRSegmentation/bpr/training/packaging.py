@@ -126,7 +126,7 @@ def _with_card(
         "## Settings",
         "",
         f"`bpr train {'score' if metadata['bpr']['role'] == 'score' else 'segmentation'} {_config_name(config)}` "
-        f"with {config['schedule']['steps']} steps, seed {config['schedule']['seed']}.",
+        f"with {_steps(config)} steps; the configuration holds seeds and rates.",
         "",
         "## Limits",
         "",
@@ -138,6 +138,11 @@ def _with_card(
         "",
     ]
     return write_bundle(bundle.folder, network, definition, example, metadata, "\n".join(lines))
+
+
+def _steps(config: dict) -> str:
+    """Steps of each stage of the training."""
+    return " + ".join(str(stage["steps"]) for stage in config.get("stages") or [config["schedule"]])
 
 
 def _config_name(config: dict) -> str:

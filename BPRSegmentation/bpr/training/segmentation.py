@@ -170,7 +170,9 @@ def _random_intensity(hu: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return (hu + rng.normal(0, rng.uniform(0, 30), hu.shape)).astype(np.float32)
 
 
-def marginal_loss(logits: torch.Tensor, target: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+def marginal_loss(
+    logits: torch.Tensor, target: torch.Tensor, known: torch.Tensor, rarity: float = 0.0
+) -> torch.Tensor:
     """Cross entropy plus Dice where structures that nobody labeled count as part of the background.
 
     An unlabeled organ may hide in the background: its probability is added to the background's, so predicting it there
@@ -178,6 +180,8 @@ def marginal_loss(logits: torch.Tensor, target: torch.Tensor, known: torch.Tenso
 
     Args:
         logits: (1, channels, z, y, x). target: (z, y, x) channel numbers or 255. known: (channels,) bool.
+        rarity: power of a structure's inverse frequency in the patch that weighs its voxels in the cross entropy;
+            0 weighs all voxels alike, and small structures then may stay unlearned for hours.
     """
     seen = (target != OUTSIDE).flatten()
     target = torch.where(seen, target.flatten(), 0).long()
@@ -188,7 +192,9 @@ def marginal_loss(logits: torch.Tensor, target: torch.Tensor, known: torch.Tenso
         target = (torch.cumsum(known.long(), 0) - 1)[target]
     log_true = log_p.gather(0, target[None])[0]
     weight = seen.float()
-    entropy = -(log_true @ weight) / weight.sum().clamp(min=1)
+    frequency = torch.bincount(target, weight, len(log_p)).float().clamp(min=100)
+    emphasis = weight * (frequency.sum() / frequency)[target] ** rarity
+    entropy = -(log_true @ emphasis) / emphasis.sum().clamp(min=1)
     # Sums per structure without a one-hot volume, which would cost more than the network's deeper half.
     zeros = torch.zeros(len(log_p))
     overlap = zeros.index_add(0, target, log_true.exp() * weight)
@@ -199,7 +205,7 @@ def marginal_loss(logits: torch.Tensor, target: torch.Tensor, known: torch.Tenso
     return entropy + (dice[present].mean() if present.any() else 0.0)
 
 
-def segmentation_loss(sampler: PatchSampler, batch: int):
+def segmentation_loss(sampler: PatchSampler, batch: int, rarity: float):
     """The function that bpr.training.loop.Trainer calls at each step.
 
     Patches come at least in pairs: torch's CPU build sends 3-D convolutions of a single small patch down a slow path.
@@ -209,7 +215,7 @@ def segmentation_loss(sampler: PatchSampler, batch: int):
         patches = [sampler.draw(rng) for _ in range(batch)]
         images = torch.cat([image for image, _, _ in patches]).contiguous(memory_format=torch.channels_last_3d)
         logits = network(images)
-        losses = [marginal_loss(logits[i : i + 1], patches[i][1], patches[i][2]) for i in range(batch)]
+        losses = [marginal_loss(logits[i : i + 1], *patches[i][1:], rarity) for i in range(batch)]
         return torch.stack(losses).mean()
 
     return loss_of
