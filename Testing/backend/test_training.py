@@ -1,0 +1,123 @@
+"""Training: partial labels teach no background, mirrored sides swap, a stopped run resumes exactly, bundles round-trip."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="training needs torch, which this environment leaves out")
+pytest.importorskip("monai", reason="training needs monai, which this environment leaves out")
+
+from bpr.compute.engines import OpenVinoEngine, TorchEngine  # noqa: E402
+from bpr.segmentation.labels import structure_by_id  # noqa: E402
+from bpr.segmentation.network import build_network  # noqa: E402
+from bpr.training.bundle import write_bundle  # noqa: E402
+from bpr.training.loop import Schedule, Trainer  # noqa: E402
+from bpr.training.ruler import Observation, dense_target, solve_ruler  # noqa: E402
+from bpr.training.segmentation import OUTSIDE, LabeledCase, PatchSampler, marginal_loss  # noqa: E402
+
+
+def test_an_unlabeled_organ_does_not_teach_background():
+    """Predicting an organ that nobody labeled costs nothing; predicting one that is known to be absent does."""
+    target = torch.zeros(4, 4, 4, dtype=torch.uint8)
+    logits = torch.zeros(1, 3, 4, 4, 4)
+    logits[:, 2] = 8.0  # the network is sure of channel 2
+    unknown = marginal_loss(logits, target, torch.tensor([True, True, False]))
+    absent = marginal_loss(logits, target, torch.tensor([True, True, True]))
+    assert unknown < 0.01 and absent > 5
+
+
+def test_voxels_that_nobody_looked_at_do_not_count():
+    target = torch.full((4, 4, 4), OUTSIDE, dtype=torch.uint8)
+    target[0] = 1
+    logits = torch.randn(1, 2, 4, 4, 4, requires_grad=True)
+    marginal_loss(logits, target, torch.tensor([True, True]), rarity=0.5).backward()
+    assert logits.grad[:, :, 1:].abs().max() == 0 and logits.grad[:, :, 0].abs().max() > 0
+
+
+def test_mirroring_swaps_the_sides():
+    left, right = structure_by_id("kidney_left").value, structure_by_id("kidney_right").value
+    labels = np.zeros((32, 32, 32), np.uint8)
+    labels[:, :, 20:] = left  # columns grow towards the patient's left
+    known = np.ones(23, bool)
+    case = LabeledCase("made", np.zeros((32, 32, 32), np.int16), labels, known, np.zeros(32), {left: np.array([100])})
+    sampler = PatchSampler([case], [left, right], (32, 32, 32), mirror=1.0)
+    _, target, _ = sampler.draw(np.random.default_rng(0))
+    assert set(np.unique(target)) <= {0, 2, OUTSIDE} and (target[:, :, :8] == 2).any()
+
+
+def test_a_stopped_training_resumes_exactly(tmp_path):
+    def train(folder, stop_at=None):
+        torch.manual_seed(0)
+        network = torch.nn.Linear(4, 1)
+        schedule = Schedule(steps=30, learning_rate=0.01, checkpoint_s=0, threads=1)
+        trainer = Trainer(network, [{"params": list(network.parameters())}], schedule, folder)
+        trainer.resume()
+
+        def loss_of(net, rng):
+            if stop_at is not None and trainer.step == stop_at:
+                raise KeyboardInterrupt
+            x = torch.from_numpy(rng.normal(size=(8, 4))).float()
+            return ((net(x) - x.sum(1, keepdim=True)) ** 2).mean()
+
+        trainer.run(loss_of, report_every=100)
+        return network.state_dict()
+
+    whole = train(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut", stop_at=17)
+    resumed = train(tmp_path / "cut")
+    for name in whole:
+        torch.testing.assert_close(whole[name], resumed[name], rtol=0, atol=0)
+
+
+def test_the_ruler_is_found_from_scans_that_share_landmarks():
+    truth = {"t12_l1": 400.0, "l3_center": 324.0, "carina": 571.0, "c7_t1": 660.0}
+    kind = {"t12_l1": "bone", "l3_center": "bone", "carina": "airway_vessel", "c7_t1": "bone"}
+    seen = {"a": ("t12_l1", "l3_center"), "b": ("t12_l1", "carina"), "c": ("carina", "c7_t1"), "d": tuple(truth)}
+    observations = [
+        Observation(scan, name, kind[name], truth[name] - 100 * k, 2.0)
+        for k, (scan, names) in enumerate(seen.items())
+        for name in names
+    ]
+    ruler = solve_ruler(observations)
+    for name, position in truth.items():
+        assert ruler.position[name] == pytest.approx(position, abs=3)
+    mean, sd = dense_target([o for o in observations if o.scan == "d"], np.array([100.0, 360.0]), ruler)
+    assert mean == pytest.approx([400, 660], abs=4) and (sd < 10).all()
+
+
+def test_a_bundle_gives_the_same_labels_in_both_engines(tmp_path):
+    torch.manual_seed(0)
+    filters = [8, 8, 8, 8, 8]
+    network = build_network(4, filters)
+    metadata = {"version": "0", "bpr": {"role": "baseline", "use": "open"}}
+    definition = {"_target_": "DynUNet", "classes": 4, "filters": filters}
+    bundle = write_bundle(tmp_path / "made", network, definition, torch.zeros(1, 2, 16, 32, 32), metadata, "card")
+    image = np.random.default_rng(0).normal(size=(1, 2, 16, 32, 32)).astype(np.float32)
+    a, b = OpenVinoEngine().predictor(bundle)(image), TorchEngine("cpu").predictor(bundle)(image)
+    assert (a.argmax(1) == b.argmax(1)).mean() >= 0.999
+    stored = sum(file.stat().st_size for file in (tmp_path / "made" / "models").iterdir())
+    unique = {p.data_ptr(): p.numel() for p in network.parameters()}
+    assert stored < 2 * sum(unique.values()) + 60_000  # half precision, every weight once, and a small graph
+
+
+def test_shipped_bundles_agree_between_engines(sample_ct):
+    """>= 99.9 % of voxels, on a CT-like input, for every bundle that ships."""
+    import SimpleITK as sitk
+
+    from bpr.models import list_bundles
+    from bpr.segmentation.grid import GRID_MM, network_channels
+    from bpr.volume import canonical, read_volume
+
+    hu = sitk.GetArrayFromImage(canonical(read_volume(sample_ct).image, (GRID_MM,) * 3))
+    for bundle in list_bundles():
+        if bundle.role == "score":
+            continue
+        tile = bundle.facts["tile"]
+        start = [(n - t) // 2 for n, t in zip(hu.shape, tile, strict=True)]
+        part = hu[tuple(slice(max(a, 0), max(a, 0) + t) for a, t in zip(start, tile, strict=True))]
+        pad = [(0, t - n) for n, t in zip(part.shape, tile, strict=True)]
+        image = network_channels(np.pad(part, pad, constant_values=-1024))[None]
+        a, b = OpenVinoEngine().predictor(bundle)(image), TorchEngine("cpu").predictor(bundle)(image)
+        assert (a.argmax(1) == b.argmax(1)).mean() >= 0.999, bundle.name
