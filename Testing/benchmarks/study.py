@@ -1,0 +1,52 @@
+"""What every study writes: rows of name, value, goal and whether it is met, as JSON and as a Markdown table."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+QUICK = os.environ.get("QUICK", "") not in ("", "0")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement. ``goal`` is a bound such as "<= 40", or "" when there is none."""
+
+    name: str
+    value: float
+    unit: str
+    goal: str = ""
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the value is within its goal; None without one."""
+        if not self.goal:
+            return None
+        sign, bound = self.goal.split()
+        return self.value <= float(bound) if sign == "<=" else self.value >= float(bound)
+
+
+def write_study(name: str, rows: list[Row], started: float) -> None:
+    """Print the table and, unless it was a quick run, store it under ``results``."""
+    lines = ["| measure | value | goal | met |", "|---|---|---|---|"]
+    lines += [f"| {r.name} | {r.value:.4g} {r.unit} | {r.goal} | {'' if r.met is None else r.met} |" for r in rows]
+    print("\n".join(lines))
+    if QUICK:
+        return
+    packages = {package: version(package) for package in ("numpy", "SimpleITK", "openvino", "torch", "monai")}
+    content = {
+        "measured": [asdict(r) | {"met": r.met} for r in rows],
+        "seconds": round(time.time() - started, 1),
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "versions": packages,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
