@@ -54,6 +54,10 @@ class JobRequest:
             raise InputError(f"The job file {path} is malformed (fields: {', '.join(unknown) or 'input, out'}).",
                              f"Known fields: {', '.join(sorted(known))}.")  # fmt: skip
         content = {name: value for name, value in content.items() if value is not None}
+        wrong = [name for name, value in content.items() if not _fits(name, value)]
+        if wrong:
+            raise InputError(f"The job file {path} is malformed (wrong kind of value: {', '.join(wrong)}).",
+                             "Lists hold names, step_mm is a number, everything else is text.")  # fmt: skip
         return cls(**content | {"produce": tuple(content.get("produce", PRODUCTS))})
 
     def check(self) -> None:
@@ -71,6 +75,13 @@ class JobRequest:
                 raise InputError(f"There is no organ {organ!r}.", f"Organs: {', '.join(known)}.")
         if not 0.5 <= self.step_mm <= 8:
             raise InputError(f"A slice step of {self.step_mm} mm is not possible.", "Choose 0.5 to 8 mm.")
+
+
+def _fits(name: str, value: object) -> bool:
+    """Whether a field of a job file has the type that JobRequest expects."""
+    if name in ("produce", "regions", "organs", "bundles"):
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return isinstance(value, (int, float) if name == "step_mm" else str)
 
 
 class Progress:

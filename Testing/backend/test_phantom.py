@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 import SimpleITK as sitk
+
 from bpr.phantom import make_phantom
 from bpr.segmentation.labels import label_table, structure_by_id
 
@@ -30,7 +31,7 @@ ENDS = {
 SMALL = {"spacing_mm": (5.0, 5.0, 4.0)}
 
 
-def labelled_heights(labels: sitk.Image, identifiers: tuple[str, ...]) -> np.ndarray:
+def labeled_heights(labels: sitk.Image, identifiers: tuple[str, ...]) -> np.ndarray:
     """RAS superior mm of the axial slices that hold one of the structures."""
     array = sitk.GetArrayFromImage(labels)
     rows = np.flatnonzero(np.isin(array, [structure_by_id(name).value for name in identifiers]).any((1, 2)))
@@ -49,7 +50,7 @@ def test_landmarks_lie_where_the_label_map_says(seed):
     phantom = make_phantom(seed=seed, noise_hu=0)
     step = phantom.labels.GetSpacing()[2]
     for landmark, (structures, upper) in ENDS.items():
-        heights = labelled_heights(phantom.labels, structures)
+        heights = labeled_heights(phantom.labels, structures)
         assert abs((heights.max() if upper else heights.min()) - phantom.landmarks[landmark]) <= step, landmark
 
 

@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import SimpleITK as sitk
+
 from bpr.errors import Notice
 from bpr.phantom import make_phantom
 from bpr.results.pictures import spread, write_pictures

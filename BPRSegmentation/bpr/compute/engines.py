@@ -37,7 +37,7 @@ class OpenVinoEngine:
             model = self._core.read_model(str(bundle.graph))
             compiled = self._core.compile_model(model, "CPU", self._options)
         except RuntimeError as error:
-            raise BundleError(f"The model {bundle.name} cannot be loaded: {str(error).splitlines()[0]}",
+            raise BundleError(f"The model {bundle.name} cannot be loaded: its graph and its weights do not fit.",
                               "Install the bundle again.") from error  # fmt: skip
         request = compiled.create_infer_request()
         return lambda batch: request.infer([batch])[0]

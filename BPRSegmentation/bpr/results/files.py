@@ -11,6 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from bpr import __version__
+from bpr.errors import OutputError
 from bpr.regions import crop_volume, with_file
 from bpr.results.summary import RegionFound, RunResult
 from bpr.scoring.curve import ScoreCurve
@@ -149,7 +150,11 @@ def _extent(labels: sitk.Image, value: int) -> str:
 
 def _write_image(image: sitk.Image, path: Path) -> None:
     """Lightly compressed: level 1 is several times faster than the default and a little larger."""
-    sitk.WriteImage(image, str(path), useCompression=True, compressionLevel=1)
+    try:
+        sitk.WriteImage(image, str(path), useCompression=True, compressionLevel=1)
+    except RuntimeError as error:  # ITK has no error of its own for a full disk
+        raise OutputError(f"{path.name} cannot be written: the disk may be full.",
+                          "Free some space or choose another folder.") from error  # fmt: skip
 
 
 def summary(result: RunResult) -> dict:

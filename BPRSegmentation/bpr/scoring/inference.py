@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bpr.errors import BundleError
 from bpr.models import Bundle
 from bpr.scoring.curve import LandmarkPosition, ScoreCurve
 from bpr.scoring.fit import SLOPE_PRIOR_SD, clean, fit_line, near_line
@@ -30,8 +31,11 @@ class Scale:
 
     @classmethod
     def of(cls, bundle: Bundle) -> Scale:
-        """The scale stored in a score bundle's metadata."""
+        """The scale stored in a score bundle's metadata. Raises BundleError when there is none."""
         facts = bundle.facts
+        if "bins" not in facts or "landmarks" not in facts:
+            raise BundleError(f"The model {bundle.name} is no score model: it states no scale.",
+                              "Choose another one, or install the bundle again.")  # fmt: skip
         centers = facts["bins"]["first_mm"] + facts["bins"]["width_mm"] * np.arange(facts["bins"]["count"])
         marks = facts["landmarks"]
         position = {name: mark["ruler_mm"] for name, mark in marks.items()}
