@@ -1,4 +1,4 @@
-"""How the sample was made: python Testing/make_sample.py IN.nii.gz OUT.nii.gz (TCIA CPTAC-PDA, C3N-00249, CC BY 3.0)."""
+"""How the sample was made: python Testing/make_sample.py IN.nii.gz OUT.nii.gz (TCIA, C3N-00249, CC BY 3.0)."""
 
 import sys
 

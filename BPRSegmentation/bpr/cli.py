@@ -113,7 +113,9 @@ def _list_models(options: argparse.Namespace) -> None:
 
     for bundle in list_bundles():
         try:
-            print(f"{bundle.name:28} {bundle.version:8} {bundle.slot:16} {bundle.size_mb():5.1f} MB  {bundle.facts['use']}")
+            print(
+                f"{bundle.name:26} {bundle.version:8} {bundle.slot:16} {bundle.size_mb():5.1f} MB  {bundle.facts['use']}"
+            )
         except BPRError as error:
             print(f"{bundle.name:28} unusable: {error}")
 

@@ -1,6 +1,6 @@
 """The main job, for the command line and for Slicer alike; as a child process: ``python -m bpr.job JOB.json``.
 
-The child prints one JSON object per line: stage, progress, metric, warning, result, error. It exits 0 only after result.
+The child prints a JSON object per line: stage, progress, metric, warning, result, error. It exits 0 only after result.
 """
 
 from __future__ import annotations
@@ -169,7 +169,9 @@ def _analyze(request: JobRequest, bundles, engine, progress: Progress):
     volume = read_volume(request.input)
     progress.stage("scoring")
     score_bundle = _bundle_for("score", bundles)
-    curve = score_volume(volume, score_bundle, engine.predictor(score_bundle), request.step_mm, progress.count("slices"))
+    curve = score_volume(
+        volume, score_bundle, engine.predictor(score_bundle), request.step_mm, progress.count("slices")
+    )
     progress.stage("regions")
     usable = curve.verdict.quality != "refused" and curve.verdict.slice_order != "reversed"
     regions = find_regions(volume, curve, request.regions) if usable else []
@@ -207,7 +209,9 @@ def _segment(request: JobRequest, result, bundles, engine, progress: Progress):
                              "Close other programs, or choose fewer regions.") from None  # fmt: skip
     segments = found_segments(result.volume.image, segmentation)
     used = result.bundles | {bundle.slot: f"{bundle.name} {bundle.version}" for bundle in windows}
-    notices = [] if segments else [Notice("no_organs", "None of the organs that were asked for was found in this scan.")]
+    notices = (
+        [] if segments else [Notice("no_organs", "None of the organs that were asked for was found in this scan.")]
+    )
     return replace(result, segments=segments, segmentation=segmentation.labels, notices=notices, bundles=used)
 
 
@@ -260,7 +264,9 @@ def explain(error: BaseException) -> tuple[int, dict]:
     details = None
     if not isinstance(error, BPRError):
         text = "".join(traceback.format_exception(error))
-        with tempfile.NamedTemporaryFile("w", prefix="bpr-error-", suffix=".txt", delete=False, encoding="utf-8") as file:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="bpr-error-", suffix=".txt", delete=False, encoding="utf-8"
+        ) as file:
             file.write(text)
             details = file.name
         error = BPRError(f"Something went wrong in the program: {type(error).__name__}: {error}.",

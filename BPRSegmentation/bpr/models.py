@@ -1,11 +1,11 @@
 """Model bundles: folders in MONAI bundle format with checked weights, a card, and what the program must know of them.
 
-    <name>/configs/metadata.json   MONAI's metadata; our own facts stand under "bpr"
-    <name>/configs/inference.json  the network definition, for torch
-    <name>/models/model.onnx       the graph; its weights lie in the file beside it
-    <name>/models/model.safetensors  the weights in half precision, read by both engines
-    <name>/docs/README.md          the model card
-    <name>/SHA256SUMS              sums of all files above
+<name>/configs/metadata.json   MONAI's metadata; our own facts stand under "bpr"
+<name>/configs/inference.json  the network definition, for torch
+<name>/models/model.onnx       the graph; its weights lie in the file beside it
+<name>/models/model.safetensors  the weights in half precision, read by both engines
+<name>/docs/README.md          the model card
+<name>/SHA256SUMS              sums of all files above
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Bundle:
 
     @property
     def role(self) -> str:
-        """"score", "region" or "baseline"."""
+        """ "score", "region" or "baseline"."""
         return self.facts["role"]
 
     @property

@@ -42,8 +42,10 @@ def print_result(result: RunResult) -> None:
     curve = result.curve
     first, last = curve.verdict.coverage
     reach = f"from {first} to {last}" if first else "no known landmark"
-    console.print(f"[bold]{result.volume.name}[/]: {len(curve.z_mm)} slices, scores "
-                  f"{curve.cleaned.min():.0f} to {curve.cleaned.max():.0f} ({reach}), {curve.verdict.quality}")  # fmt: skip
+    console.print(
+        f"[bold]{result.volume.name}[/]: {len(curve.z_mm)} slices, scores "
+        f"{curve.cleaned.min():.0f} to {curve.cleaned.max():.0f} ({reach}), {curve.verdict.quality}"
+    )
     for region in result.regions:
         low, high = region.z_range_mm
         console.print(f"  region {region.name}: {low:.0f} to {high:.0f} mm, {region.complete:.0%} of its core")

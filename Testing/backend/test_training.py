@@ -1,4 +1,4 @@
-"""Training: partial labels teach no background, mirrored sides swap, a stopped run resumes exactly, bundles round-trip."""
+"""Training: partial labels teach no background, mirrored sides swap, a stopped run resumes, bundles round-trip."""
 
 from __future__ import annotations
 

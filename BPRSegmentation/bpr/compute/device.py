@@ -43,7 +43,9 @@ def choose(engine: str = "auto", device: str = "auto") -> tuple[str, str]:
     if engine == "torch" or not installed("openvino"):
         if not has_torch():
             missing = "torch, monai and safetensors" if engine == "torch" else "openvino (or torch, monai, safetensors)"
-            raise InputError(f"The engine cannot run: {missing} must be installed.", f"pip install {missing.split()[0]}")
+            raise InputError(
+                f"The engine cannot run: {missing} must be installed.", f"pip install {missing.split()[0]}"
+            )
         return "torch", "cpu"
     return "openvino", "cpu"
 

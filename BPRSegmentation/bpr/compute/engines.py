@@ -68,7 +68,7 @@ class TorchEngine:
                     return network(torch.from_numpy(np.ascontiguousarray(batch)).to(device)).float().cpu().numpy()
             except torch.cuda.OutOfMemoryError as error:
                 raise MemoryShortage(f"The GPU {device} has too little free memory for one tile.",
-                                     "Use --device cpu, or close other programs that use the GPU.") from error  # fmt: skip
+                                     "Use --device cpu, or free the GPU.") from error  # fmt: skip
 
         return predict
 

@@ -23,7 +23,9 @@ def validation_cases(folder: Path) -> list[Case]:
 
 def score_numbers(bundle: Bundle, data: Path) -> dict:
     """Landmark errors by kind, Spearman correlations, verdicts on the validation cases."""
-    result = evaluate_score(bundle, open_engine().predictor(bundle), validation_cases(data), landmark_observations(data))
+    result = evaluate_score(
+        bundle, open_engine().predictor(bundle), validation_cases(data), landmark_observations(data)
+    )
     numbers = {"cases": sorted(result.curves)}
     for kind in KINDS:
         estimate, p90 = result.landmark_error(kind)

@@ -32,7 +32,7 @@ class RegionFound:
 
 @dataclass(frozen=True)
 class SegmentFound:
-    """One segment of the result: label value, stable ID, display name, millilitres, doubt 0..1, whether an edge cuts it."""
+    """One segment: label value, stable ID, display name, milliliters, doubt 0..1, whether the scan's edge cuts it."""
 
     value: int
     id: str
@@ -45,7 +45,7 @@ class SegmentFound:
 
 @dataclass(frozen=True)
 class RunResult:
-    """Everything the main job found for one volume; ``segmentation`` is a uint8 label image on the volume's own grid."""
+    """All that the main job found for one volume; ``segmentation`` is a uint8 label image on the volume's own grid."""
 
     volume: Volume
     curve: ScoreCurve | None

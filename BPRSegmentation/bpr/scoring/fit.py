@@ -1,6 +1,6 @@
 """From a distribution per slice to one curve: a robust line search, then a robust monotone Gaussian process around it.
 
-Within one patient the true curve is nearly a straight line in mm, so all slices together tell much more than each alone.
+Within a patient the true curve is nearly a straight line in mm, so all slices together tell much more than each alone.
 Heights and ruler positions are mm; ``density`` holds one row per slice over the ruler's bins.
 """
 

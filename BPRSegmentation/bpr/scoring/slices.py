@@ -1,4 +1,4 @@
-"""From a volume to the slices that the score network sees: body only, centred, 3 mm pixels, three heights as channels."""
+"""From a volume to the slices that the score network sees: body only, centered, 3 mm pixels, 3 heights as channels."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def slice_stack(image: sitk.Image, step_mm: float) -> SliceStack:
 
 
 def body_mask(hu: np.ndarray, pixel_mm: float, step_mm: float) -> np.ndarray:
-    """Boolean mask (z, y, x) of the patient: what is denser than fat's lower end, without table and wires, holes filled."""
+    """Boolean mask (z, y, x) of the patient: what is denser than -300 HU, without table and wires, holes filled."""
     in_plane = ndimage.generate_binary_structure(2, 1)[None]
     dense = hu > -300
     opened = ndimage.binary_opening(dense, in_plane, iterations=max(1, round(4 / pixel_mm)))
@@ -94,7 +94,7 @@ def _centered(hu: np.ndarray, body: np.ndarray) -> np.ndarray:
 
 
 def to_network_range(hu: np.ndarray) -> np.ndarray:
-    """HU to [-1, 1]: half a wide ramp (-1000..800), half a soft-tissue ramp (-160..240). Works on arrays and tensors."""
+    """HU to [-1, 1]: half a wide ramp (-1000..800), half a soft-tissue ramp (-160..240). For arrays and tensors."""
     return ((hu + 1000) / 1800.0).clip(0, 1) + ((hu + 160) / 400.0).clip(0, 1) - 1
 
 

@@ -30,7 +30,7 @@ class Fit:
 
 
 def slice_order(length_mm: float, free: Line, reverse: Line) -> str:
-    """"normal", "reversed" or "unclear" from the likelihoods of the best lines that climb and that fall."""
+    """ "normal", "reversed" or "unclear" from the likelihoods of the best lines that climb and that fall."""
     gain = reverse.log_likelihood - free.log_likelihood
     if abs(gain) <= REVERSE_MARGIN:
         return "unclear"

@@ -90,7 +90,9 @@ def segment_volume(
     return Segmentation(labels, {value: doubt for value, doubt in doubts.items() if value in wanted})
 
 
-def region_windows(curve: ScoreCurve, intervals: dict[Bundle, tuple[float, float]]) -> dict[Bundle, tuple[float, float]]:
+def region_windows(
+    curve: ScoreCurve, intervals: dict[Bundle, tuple[float, float]]
+) -> dict[Bundle, tuple[float, float]]:
     """Score intervals to height intervals (RAS mm) of this patient."""
     return {bundle: tuple(map(float, curve.height_of(np.array(scores)))) for bundle, scores in intervals.items()}
 

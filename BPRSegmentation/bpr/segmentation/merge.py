@@ -134,9 +134,7 @@ def _slab(image, quantized, boxes, touching, values, start, stop) -> np.ndarray:
     for k in touching:
         (i0, j0, k0), (i1, j1, k1) = boxes[k]
         low, high = max(k0, start), min(k1, stop)
-        part = sitk.GetArrayFromImage(
-            _resample(quantized[k + 1], image, (i0, j0, low), (i1 - i0, j1 - j0, high - low))
-        )
+        part = sitk.GetArrayFromImage(_resample(quantized[k + 1], image, (i0, j0, low), (i1 - i0, j1 - j0, high - low)))
         view = (slice(low - start, high - start), slice(j0, j1), slice(i0, i1))
         wins = part > best[view]
         labels[view][wins] = values[k]

@@ -1,6 +1,6 @@
 """From a trained network to a bundle: one weights file in half precision that torch and OpenVINO both read.
 
-The safetensors file holds the parameters under their torch names. The ONNX graph refers to byte ranges of that same file
+The safetensors file holds the parameters under their torch names. The ONNX graph refers to byte ranges of that file
 as external data and casts them to single precision, so nothing is stored twice.
 """
 
@@ -68,9 +68,7 @@ def _first_names(network: nn.Module) -> dict[str, str]:
     return {name: first.setdefault(tensor.data_ptr(), name) for name, tensor in network.state_dict().items()}
 
 
-def _write_graph(
-    network: nn.Module, example: torch.Tensor, weights: Path, names: dict[str, str], target: Path
-) -> None:
+def _write_graph(network: nn.Module, example: torch.Tensor, weights: Path, names: dict[str, str], target: Path) -> None:
     """Export the graph, then let its parameters point into the safetensors file."""
     network = network.float().eval()
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():

@@ -67,7 +67,7 @@ def train_score(config_path: Path, work: Path, resume: bool) -> Path:
 
 
 def train_segmentation(config_path: Path, work: Path, resume: bool) -> Path:
-    """Train the baseline or a region's network; returns the folder with ``weights.pt``, ``classes.json`` and the log."""
+    """Train the baseline or a region's network; returns the folder with ``weights.pt``, ``classes.json`` and logs."""
     from bpr.segmentation.network import build_network
     from bpr.training.segmentation import PatchSampler, crop_to_interval, load_cases, segmentation_loss
 

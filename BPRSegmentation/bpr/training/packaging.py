@@ -34,13 +34,17 @@ def package_score(config_path: Path, work: Path) -> Bundle:
     arguments = {key: value for key, value in config["network"].items() if key != "_target_"}
     network = EfficientNetLite(**arguments)
     network.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
-    facts = {
-        "role": "score", "modality": "CT", "use": config["use"],
-        "bins": {"first_mm": FIRST_BIN_MM, "width_mm": BIN_MM, "count": BINS},
-        "landmarks": {name: {"ruler_mm": round(position, 2), "spread_mm": round(ruler["spread"][name], 2),
-                             "kind": ruler["kind"][name], "score": round(float(to_score(position, ruler["position"])), 2)}
-                      for name, position in ruler["position"].items()},
-    }  # fmt: skip
+    landmarks = {
+        name: {
+            "ruler_mm": round(position, 2),
+            "spread_mm": round(ruler["spread"][name], 2),
+            "kind": ruler["kind"][name],
+            "score": round(float(to_score(position, ruler["position"])), 2),
+        }
+        for name, position in ruler["position"].items()
+    }
+    bins = {"first_mm": FIRST_BIN_MM, "width_mm": BIN_MM, "count": BINS}
+    facts = {"role": "score", "modality": "CT", "use": config["use"], "bins": bins, "landmarks": landmarks}
     definition = {"_target_": "EfficientNetLite"} | arguments
     example = torch.zeros(BATCH, 3, INPUT_PIXELS, INPUT_PIXELS)
     channels = {"0": "8 mm below", "1": "slice", "2": "8 mm above"}
@@ -163,4 +167,3 @@ def _limits(role: str) -> list[str]:
         "- Where Dice is low in the table above, the structure needs a person's correction or is missing.",
         "- Tumors, effusions, metal, anatomical variants and children are rare or absent in the training data.",
     ]
-

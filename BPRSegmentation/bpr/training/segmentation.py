@@ -39,9 +39,7 @@ class LabeledCase:
     voxels: dict[int, np.ndarray]
 
 
-def load_cases(
-    cases: list[Case], observations: list[Observation], ruler: Ruler, cache: Path
-) -> list[LabeledCase]:
+def load_cases(cases: list[Case], observations: list[Observation], ruler: Ruler, cache: Path) -> list[LabeledCase]:
     """All cases that have labels, on the grid of 4 mm; the resampled arrays are cached."""
     cache.mkdir(parents=True, exist_ok=True)
     loaded = []
@@ -170,9 +168,7 @@ def _random_intensity(hu: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return (hu + rng.normal(0, rng.uniform(0, 30), hu.shape)).astype(np.float32)
 
 
-def marginal_loss(
-    logits: torch.Tensor, target: torch.Tensor, known: torch.Tensor, rarity: float = 0.0
-) -> torch.Tensor:
+def marginal_loss(logits: torch.Tensor, target: torch.Tensor, known: torch.Tensor, rarity: float = 0.0) -> torch.Tensor:
     """Cross entropy plus Dice where structures that nobody labeled count as part of the background.
 
     An unlabeled organ may hide in the background: its probability is added to the background's, so predicting it there
