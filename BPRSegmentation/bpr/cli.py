@@ -113,9 +113,8 @@ def _list_models(options: argparse.Namespace) -> None:
 
     for bundle in list_bundles():
         try:
-            print(
-                f"{bundle.name:26} {bundle.version:8} {bundle.slot:16} {bundle.size_mb():5.1f} MB  {bundle.facts['use']}"
-            )
+            size, use = bundle.size_mb(), bundle.facts["use"]
+            print(f"{bundle.name:26} {bundle.version:8} {bundle.slot:16} {size:5.1f} MB  {use}")
         except BPRError as error:
             print(f"{bundle.name:28} unusable: {error}")
 

@@ -73,7 +73,8 @@ def package_segmentation(config_path: Path, work: Path) -> Bundle:
     metadata = _metadata(config, f"Segmentation of CT, {where}", facts, example, len(values) + 1, channels)
     target = resources_dir() / "Models" / config["bundle"]
     bundle = write_bundle(target, network, definition, example, metadata, "")
-    return _with_card(bundle, network, definition, example, metadata, config, segmentation_numbers([bundle], data), data,
+    numbers = segmentation_numbers([bundle], data)
+    return _with_card(bundle, network, definition, example, metadata, config, numbers, data,
                       f"segments {len(values)} structures in CT ({where}): {', '.join(structures)}")  # fmt: skip
 
 
