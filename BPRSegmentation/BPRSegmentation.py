@@ -384,6 +384,7 @@ class BPRSegmentationTest(ScriptedLoadableModuleTest):
     def phantom(self):
         """The phantom as a volume node."""
         import SimpleITK as sitk
+
         from bpr.phantom import make_phantom
 
         with tempfile.TemporaryDirectory() as folder:

@@ -13,8 +13,6 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
-from BPRTrainingLib.models import ModelEntry, installed_models
-
 
 class BPRTraining(ScriptedLoadableModule):
     """What Slicer shows of the module before it is opened."""
@@ -52,7 +50,7 @@ class BPRTrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         VTKObservationMixin.__init__(self)
         self.logic = None
         self._parameterNode = None
-        self._models: list[ModelEntry] = []
+        self._models = []
 
     def setup(self) -> None:
         """Called when the module is opened for the first time."""
@@ -148,11 +146,14 @@ class BPRTrainingLogic(ScriptedLoadableModuleLogic):
         """The parameters, saved with the scene."""
         return BPRTrainingParameterNode(super().getParameterNode())
 
-    def models(self) -> list[ModelEntry]:
-        """All installed models."""
+    def models(self) -> list:
+        """All installed models, as BPRTrainingLib.models.ModelEntry."""
+        # Not at file scope: the folder of BPRSegmentation, which holds bpr, may come later into Python's path.
+        from BPRTrainingLib.models import installed_models
+
         return installed_models()
 
-    def cardText(self, model: ModelEntry) -> str:
+    def cardText(self, model) -> str:
         """The model card under a line of facts, or what is wrong with the model."""
         if model.problem:
             return model.problem

@@ -44,6 +44,18 @@ def results_of(volume_node) -> list:
     return [node for node in nodes if node.GetNodeReferenceID(VOLUME_ROLE) == volume_node.GetID()]
 
 
+def remove_node(node) -> None:
+    """Take a node out of its scene, with its display and storage nodes, which the scene would keep."""
+    scene, own = node.GetScene(), [node]
+    if node.IsA("vtkMRMLDisplayableNode"):
+        own += [node.GetNthDisplayNode(index) for index in range(node.GetNumberOfDisplayNodes())]
+    if node.IsA("vtkMRMLStorableNode"):
+        own += [node.GetNthStorageNode(index) for index in range(node.GetNumberOfStorageNodes())]
+    for one in own:
+        if one is not None:
+            scene.RemoveNode(one)
+
+
 def place_beside(node, volume_node, folder_name: str | None = None) -> None:
     """Put ``node`` where the volume is in the subject hierarchy (its study, folder or the scene's top).
 

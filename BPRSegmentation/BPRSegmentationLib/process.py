@@ -14,6 +14,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 WINDOWS = os.name == "nt"
@@ -78,19 +79,15 @@ class ChildProcess:
                 )
         else:
             self._signal_group(signal.SIGTERM)
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 self._process.wait(GRACE_S)
-            except subprocess.TimeoutExpired:
-                pass
             # Also when the program itself has ended: it may have left children behind that ignore SIGTERM.
             self._signal_group(signal.SIGKILL)
         self._process.wait()
 
     def _signal_group(self, number: int) -> None:
-        try:
+        with suppress(ProcessLookupError):  # the whole group is gone already
             os.killpg(self.pid, number)
-        except ProcessLookupError:
-            pass  # the whole group is gone already
 
     def _read(self, stream, structured: bool) -> None:
         with stream:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .placement import follow_volume, place_beside, results_of
+from .placement import follow_volume, place_beside, remove_node, results_of
 from .region_nodes import add_region
 from .result_folder import ResultError, ResultFolder, read_result_folder
 from .score_nodes import add_color_node, add_landmark_table, add_overlay, add_plot, add_score_table
@@ -62,10 +62,10 @@ def load_result(scene, folder: str | Path, volume_node, segmentation_node=None) 
             loaded.segmentation = segmentation_node or add_segmentation(scene, volume_node)
             loaded.segment_ids = fill_segmentation(loaded.segmentation, found.segmentation, volume_node)
     for node in earlier:
-        scene.RemoveNode(node)
+        remove_node(node)
     for node in loaded.helper_nodes():
         follow_volume(node, volume_node)
-        if not node.IsA("vtkMRMLColorNode") and not node.IsA("vtkMRMLPlotSeriesNode"):  # Slicer's tree has none of these
+        if not (node.IsA("vtkMRMLColorNode") or node.IsA("vtkMRMLPlotSeriesNode")):  # Slicer's tree shows neither
             place_beside(node, volume_node, folder_name=f"{volume_node.GetName()} body parts")
     if loaded.segmentation:
         follow_volume(loaded.segmentation, volume_node)

@@ -1,4 +1,4 @@
-"""One run on one volume: job, child process, result into the scene. Asked again and again by ``poll()``; knows no Qt."""
+"""One run on one volume: job, child process, result into the scene. Driven by ``poll()``; knows no Qt."""
 
 from __future__ import annotations
 
@@ -49,7 +49,13 @@ class Run:
     """
 
     def __init__(
-        self, scene, volume_node, request: Request, launch: Launcher, segmentation_node=None, temporary: str | None = None
+        self,
+        scene,
+        volume_node,
+        request: Request,
+        launch: Launcher,
+        segmentation_node=None,
+        temporary: str | None = None,
     ):
         """Write the job and start the child.
 

@@ -54,7 +54,7 @@ def new_stage() -> Stage:
 
 
 def load_volume(scene, path: Path, name: str):
-    """Read an image file as a scalar volume node with a soft-tissue window. Raises ResultError when it cannot be read."""
+    """Read an image file as a volume node with a soft-tissue window. Raises ResultError when it cannot be read."""
     node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
     storage = scene.AddNewNodeByClass("vtkMRMLVolumeArchetypeStorageNode")
     storage.SetFileName(str(path))

@@ -38,16 +38,27 @@ def score_color(score: float) -> tuple[float, float, float]:
     return tuple(float(np.interp(position, at, VIRIDIS[:, channel])) for channel in range(3))
 
 
-def slice_values(scores: Scores, n_slices: int) -> np.ndarray:
-    """(n_slices,) cleaned score of every slice of the volume; between scored slices linear.
+def slice_heights(geometry: np.ndarray, size: np.ndarray, axis: int) -> np.ndarray:
+    """(n,) RAS superior coordinate in mm of each slice's center along index ``axis``; geometry (4, 4) is IJK to RAS."""
+    index = np.tile((size - 1) / 2, (size[axis], 1))
+    index[:, axis] = np.arange(size[axis])
+    return index @ geometry[2, :3] + geometry[2, 3]
+
+
+def slice_values(scores: Scores, heights: np.ndarray) -> np.ndarray:
+    """(n,) cleaned score of slices at these RAS heights (mm); between scored slices linear.
+
+    By height and not by index: Slicer's image reader turns left-handed images round, so that their slices count from
+    the other end.
 
     Raises:
-        ResultError: when the scores were made for more slices than the volume has.
+        ResultError: when slices were scored that the volume does not have.
     """
-    if scores.slices.min() < 0 or scores.slices.max() >= n_slices:
-        raise ResultError("The scores do not belong to this volume: it has fewer slices than were scored.")
-    order = np.argsort(scores.slices)
-    return np.interp(np.arange(n_slices), scores.slices[order], scores.cleaned[order])
+    margin = np.abs(np.diff(heights)).mean() if len(heights) > 1 else 1.0
+    if scores.z_mm.min() < heights.min() - margin or scores.z_mm.max() > heights.max() + margin:
+        raise ResultError("The scores do not belong to this volume: slices were scored outside of it.")
+    order = np.argsort(scores.z_mm)
+    return np.interp(heights, scores.z_mm[order], scores.cleaned[order])
 
 
 def add_color_node(scene):
@@ -71,12 +82,12 @@ def add_overlay(scene, volume_node, scores: Scores, color_node):
     size = np.array(volume_node.GetImageData().GetDimensions())
     shape = np.where(np.arange(3) == scores.axis, size, 2)
     geometry = ijk_to_ras(volume_node)
+    values = slice_values(scores, slice_heights(geometry, size, scores.axis)).astype(np.float32)
     for axis in range(3):
         if axis != scores.axis:
             # Two voxels over n: the first one's center is a quarter of the extent behind the volume's edge.
             geometry[:3, 3] += geometry[:3, axis] * (size[axis] / 4 - 0.5)
             geometry[:3, axis] *= size[axis] / 2
-    values = slice_values(scores, int(size[scores.axis])).astype(np.float32)
     along = [1, 1, 1]
     along[2 - scores.axis] = len(values)  # numpy order is k, j, i
     array = np.ascontiguousarray(np.broadcast_to(values.reshape(along), shape[::-1]))

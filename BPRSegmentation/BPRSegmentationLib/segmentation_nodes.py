@@ -8,6 +8,7 @@ import slicer
 
 from bpr.segmentation.labels import label_table
 
+from .nrrd_check import complete
 from .result_folder import ResultError
 
 
@@ -55,6 +56,8 @@ def fill_segmentation(node, path: Path, volume_node) -> list[str]:
 
 
 def _read(scene, path: Path):
+    if not complete(path):
+        raise ResultError(f"{path.name} is damaged. Run again.")
     node = scene.AddNode(slicer.vtkMRMLSegmentationNode())
     storage = scene.AddNode(slicer.vtkMRMLSegmentationStorageNode())
     storage.SetFileName(str(path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 Translate = Callable[[str], str]
+DOUBTFUL = 0.3  # mean probability that a segment's voxels give to something else
 
 
 def found_text(summary: dict, warnings: list[str], translate: Translate = str) -> str:
@@ -20,7 +21,7 @@ def found_text(summary: dict, warnings: list[str], translate: Translate = str) -
     segments = summary.get("segments", [])
     if segments:
         lines.append(translate("{count} structures were segmented.").format(count=len(segments)))
-    doubtful = [segment["name"] for segment in segments if segment.get("doubt", 0) > 0.5]
+    doubtful = [segment["name"] for segment in segments if segment.get("doubt", 0) > DOUBTFUL]
     if doubtful:
         lines.append(translate("Look at these first: {names}.").format(names=", ".join(doubtful)))
     lines += warnings

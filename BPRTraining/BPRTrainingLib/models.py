@@ -10,7 +10,7 @@ from bpr.models import Bundle, list_bundles
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """One row of the list: what a person chooses by, and the model card (Markdown). ``problem`` is a sentence or empty."""
+    """One row of the list: what a person chooses by, and the model card. ``problem``: a sentence or empty."""
 
     name: str
     task: str
@@ -33,7 +33,7 @@ def describe(bundle: Bundle) -> ModelEntry:
             task=str(bundle.metadata.get("task", "")),
             version=bundle.version,
             size_mb=bundle.size_mb(),
-            card=bundle.card() or str(bundle.metadata.get("description", "")),
+            card=bundle.card or str(bundle.metadata.get("description", "")),
         )
     except (BundleError, OSError) as error:
         return ModelEntry(bundle.name, task="", version="", size_mb=0.0, card="", problem=str(error))

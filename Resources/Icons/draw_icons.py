@@ -1,6 +1,6 @@
 """Draws the icons of the extension and of its two modules: a torso in slices, colored from pelvis to head.
 
-    python Resources/Icons/draw_icons.py
+python Resources/Icons/draw_icons.py
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`bpr run` on every CT and DICOM folder of the shared data: complete results on the input's grid, or one clear refusal.
+"""The main job on every CT and DICOM folder of the shared data: complete results on the input's grid, or a refusal.
 
 make study NAME=scans        (QUICK=1: three scans, nothing is stored; BPR_SHARED_DATA names the folder)
 """
@@ -26,7 +26,7 @@ def check(path: Path, out: Path) -> str:
     try:
         result = run_job(JobRequest(str(path), str(out), produce))
     except InputError as error:
-        return "" if "\n" in str(error) else f"refused: {error}"
+        return f"FAULT: several lines: {error}" if "\n" in str(error) else f"refused: {error}"
     missing = COMPLETE - {file.name for file in out.iterdir()}
     if result.segmentation is None:
         missing.discard("segmentation.seg.nrrd")
@@ -51,9 +51,9 @@ def main() -> None:
         for path in inputs:
             said = check(path, Path(scratch) / "result")
             print(f"{path.name}: {said or 'complete'}", flush=True)
-            complete, refused, faults = complete + (said == ""), refused + said.startswith("refused"), faults + (
-                said.startswith("FAULT")
-            )  # fmt: skip
+            complete += said == ""
+            refused += said.startswith("refused")
+            faults += said.startswith("FAULT")
     rows = [Row("inputs", len(inputs), ""), Row("complete, on the input's grid to 1e-4 mm", complete, ""),
             Row("refused in one sentence", refused, ""), Row("faults", faults, "", "<= 0")]  # fmt: skip
     write_study("scans", rows, started)

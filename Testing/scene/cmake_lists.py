@@ -1,7 +1,7 @@
 """The file lists of the modules' CMakeLists.txt against the tree: a file that is not listed is not packaged.
 
-    python Testing/scene/cmake_lists.py          say what differs
-    python Testing/scene/cmake_lists.py --write  bring the lists up to date
+python Testing/scene/cmake_lists.py          say what differs
+python Testing/scene/cmake_lists.py --write  bring the lists up to date
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def write(module: str) -> None:
     text = path.read_text(encoding="utf-8")
     for variable, python in LISTS.items():
         lines = "".join(f"  {name}\n" for name in present(module, python))
-        text = re.sub(rf"set\({variable}\n.*?\)", lambda _, new=f"set({variable}\n{lines}  )": new, text, flags=re.DOTALL)
+        old = re.search(rf"set\({variable}\n.*?\)", text, re.DOTALL)[0]
+        text = text.replace(old, f"set({variable}\n{lines}  )")
     path.write_text(text, encoding="utf-8")
 
 
