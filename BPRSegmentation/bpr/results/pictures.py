@@ -206,7 +206,7 @@ def _regions(result: RunResult, small: SmallVolume) -> Figure:
     section = small.section("coronal", small.body_center()[1], round(SLAB_MM / small.spacing[0]))
     inches = _scale(section)
     width, height = (abs(section.extent[i] - section.extent[i + 1]) * inches for i in (0, 2))
-    figure = _frame(width + 1.75, max(height + 0.2, 1.6))
+    figure = _frame(width + 2.2, max(height + 0.2, 1.6))
     axes = _panel(figure, section, 0.1, 0.1, inches)
     _show(axes, section)
     left, right, low, high = section.extent
@@ -220,8 +220,8 @@ def _regions(result: RunResult, small: SmallVolume) -> Figure:
         middles.append((bottom + top) / 2)
     names = [r.name + ("" if r.complete > 0.98 else f" ({r.complete:.0%})") for r in regions]
     _names_beside(axes, np.array(middles), names, (low, high))
-    for k, text in enumerate(axes.texts[-len(names) :]):
-        text.set(color=REGION_COLORS[k % 6], fontweight="bold", fontsize=8.5)
+    for text in axes.texts[-len(names) :]:  # in order of height, which need not be the regions' order
+        text.set(color=REGION_COLORS[names.index(text.get_text()) % 6], fontweight="bold", fontsize=8.5)
     return figure
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from bpr.errors import Notice
 from bpr.scoring.curve import LandmarkPosition, Verdict
 from bpr.scoring.fit import Line
-from bpr.volume import Volume, slice_axis
+from bpr.volume import Volume, slice_heights
 
 SHORT_MM = 60.0
 LONG_ENOUGH_MM = 150.0  # below this the slope is too uncertain to doubt the stated spacing
@@ -46,8 +46,7 @@ def support(z_mm: np.ndarray, density: np.ndarray, centers: np.ndarray, line: Li
 def judge(volume: Volume, z_mm: np.ndarray, landmarks: list[LandmarkPosition], fit: Fit) -> Verdict:
     """The verdict in words. ``z_mm`` are the heights that the network saw, growing."""
     length = float(z_mm[-1] - z_mm[0])
-    slices = volume.image.GetSize()[slice_axis(volume.image)]
-    stated = length / max(slices - 1, 1)
+    stated = float(np.abs(np.diff(slice_heights(volume.image))).mean())
     implied = stated * abs(fit.free.slope)
     notices, quality = [], "good"
     if fit.order == "reversed":
