@@ -41,7 +41,7 @@ def results_of(volume_node) -> list:
     """All nodes in the volume's scene that an earlier run made from it."""
     scene = volume_node.GetScene()
     nodes = [scene.GetNthNode(index) for index in range(scene.GetNumberOfNodes())]
-    return [node for node in nodes if node.GetNodeReferenceID(VOLUME_ROLE) == volume_node.GetID()]
+    return [node for node in nodes if node.HasNodeReferenceID(VOLUME_ROLE, volume_node.GetID())]
 
 
 def remove_node(node) -> None:

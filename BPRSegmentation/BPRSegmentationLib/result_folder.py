@@ -47,7 +47,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class RegionBox:
-    """The crop of one region in RAS: center (3,) and size (3,) in mm; directions (3, 3): columns are the i, j, k axes."""
+    """The crop of one region in RAS: center (3,) and size (3,) in mm; directions (3, 3): one axis a column."""
 
     name: str
     score_range: tuple[float, float]

@@ -10,7 +10,7 @@ from pathlib import Path
 from .placement import follow_volume, place_beside, remove_node, results_of
 from .region_nodes import add_region
 from .result_folder import ResultError, ResultFolder, read_result_folder
-from .score_nodes import add_color_node, add_landmark_table, add_overlay, add_plot, add_score_table
+from .score_nodes import add_color_legend, add_color_node, add_landmark_table, add_overlay, add_plot, add_score_table
 from .segmentation_nodes import add_segmentation, fill_segmentation
 
 
@@ -90,6 +90,7 @@ def _load_scores(scene, found: ResultFolder, loaded: LoadedResult) -> None:
     name = loaded.volume.GetName()
     loaded.color = add_color_node(scene)
     loaded.overlay = add_overlay(scene, loaded.volume, found.scores, loaded.color)
+    add_color_legend(scene, loaded.overlay)
     loaded.score_table = add_score_table(scene, name, found.scores)
     if found.scores.landmarks:
         loaded.landmark_table = add_landmark_table(scene, name, found.scores.landmarks)

@@ -20,13 +20,13 @@ from .views import add_views, show_overlay, show_volume
 
 SOFT_TISSUE = (400.0, 40.0)  # window and level, HU
 FAST_COMPRESSION = "gzip_fastest"
-LOGICS = (
-    "vtkSlicerVolumesLogic",
-    "vtkSlicerTablesLogic",
-    "vtkSlicerMarkupsLogic",
-    "vtkSlicerSegmentationsModuleLogic",
-    "vtkSlicerSubjectHierarchyModuleLogic",
-)
+LOGICS = {  # name of the module -> its logic
+    "Volumes": "vtkSlicerVolumesLogic",
+    "Tables": "vtkSlicerTablesLogic",
+    "Markups": "vtkSlicerMarkupsLogic",
+    "Segmentations": "vtkSlicerSegmentationsModuleLogic",
+    "SubjectHierarchy": "vtkSlicerSubjectHierarchyModuleLogic",
+}
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,13 @@ def new_stage() -> Stage:
     application_logic = slicer.vtkSlicerApplicationLogic()
     application_logic.SetMRMLScene(scene)
     application_logic.GetColorLogic().SetMRMLScene(scene)
+    scene.RegisterNodeClass(slicer.vtkMRMLColorLegendDisplayNode())
     logics = []
-    for name in LOGICS:
-        logic = getattr(slicer, name)()
+    for name, logic_class in LOGICS.items():
+        logic = getattr(slicer, logic_class)()
         logic.SetMRMLApplicationLogic(application_logic)
         logic.SetMRMLScene(scene)
+        application_logic.SetModuleLogic(name, logic)
         logics.append(logic)
     return Stage(scene, application_logic, logics)
 

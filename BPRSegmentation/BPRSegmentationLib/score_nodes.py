@@ -105,6 +105,19 @@ def add_overlay(scene, volume_node, scores: Scores, color_node):
     return node
 
 
+def add_color_legend(scene, overlay):
+    """The color bar of the overlay, shown in the slice views while the overlay is."""
+    legend = scene.AddNewNodeByClass("vtkMRMLColorLegendDisplayNode", f"{overlay.GetName()} color legend")
+    legend.SetTitleText("score")
+    legend.SetLabelFormat("%.0f")
+    legend.GetTitleTextProperty().SetFontSize(14)
+    legend.GetLabelTextProperty().SetFontSize(14)
+    legend.SetAndObservePrimaryDisplayNode(overlay.GetDisplayNode())
+    overlay.AddAndObserveDisplayNodeID(legend.GetID())
+    legend.Modified()  # the displayable manager does not notice the new display node by itself
+    return legend
+
+
 def _column(name: str, values) -> vtkDoubleArray | vtkIntArray | vtkStringArray:
     if isinstance(values[0], str):
         column = vtkStringArray()
