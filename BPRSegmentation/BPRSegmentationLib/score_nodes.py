@@ -110,8 +110,7 @@ def add_color_legend(scene, overlay):
     legend = scene.AddNewNodeByClass("vtkMRMLColorLegendDisplayNode", f"{overlay.GetName()} color legend")
     legend.SetTitleText("score")
     legend.SetLabelFormat("%.0f")
-    legend.GetTitleTextProperty().SetFontSize(14)
-    legend.GetLabelTextProperty().SetFontSize(14)
+    legend.SetSize(0.07, 0.4)  # shares of the view: narrow, since the letters grow with it
     legend.SetAndObservePrimaryDisplayNode(overlay.GetDisplayNode())
     overlay.AddAndObserveDisplayNodeID(legend.GetID())
     legend.Modified()  # the displayable manager does not notice the new display node by itself
