@@ -7,7 +7,6 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from enum import Enum
 from pathlib import Path
 
 import qt
@@ -25,6 +24,7 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
+from BPRSegmentationLib.choices import Device, Engine
 from BPRSegmentationLib.export import PRODUCTS, Request, RequestError, what_is_missing
 from BPRSegmentationLib.packages import ensure_packages
 from BPRSegmentationLib.process import ChildProcess, child_environment
@@ -53,31 +53,6 @@ class BPRSegmentation(ScriptedLoadableModule):
             "The score follows the published body part regression: 0 at the pelvis start, 100 at the eyes end. "
             "The networks were trained on public CT collections; the model cards name them."
         )
-
-
-class Device(Enum):
-    """Where the networks run; the values are words of the child-process protocol."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
-    MPS = "mps"
-
-    def label(self) -> str:
-        """Text in the combo box."""
-        return {"auto": _("Automatic"), "cpu": _("CPU"), "cuda": _("CUDA"), "mps": _("Apple MPS")}[self.value]
-
-
-class Engine(Enum):
-    """What runs the networks; the values are words of the child-process protocol."""
-
-    AUTO = "auto"
-    OPENVINO = "openvino"
-    TORCH = "torch"
-
-    def label(self) -> str:
-        """Text in the combo box."""
-        return {"auto": _("Automatic"), "openvino": _("OpenVINO"), "torch": _("PyTorch")}[self.value]
 
 
 @parameterNodeWrapper
