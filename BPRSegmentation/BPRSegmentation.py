@@ -267,9 +267,6 @@ class BPRSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 class BPRSegmentationLogic(ScriptedLoadableModuleLogic):
     """The main job on a volume of the scene, with or without a panel."""
 
-    def __init__(self) -> None:
-        ScriptedLoadableModuleLogic.__init__(self)
-
     def getParameterNode(self):
         """The parameters, saved with the scene."""
         return BPRSegmentationParameterNode(super().getParameterNode())

@@ -139,9 +139,6 @@ class BPRTrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 class BPRTrainingLogic(ScriptedLoadableModuleLogic):
     """The models, with or without a panel."""
 
-    def __init__(self) -> None:
-        ScriptedLoadableModuleLogic.__init__(self)
-
     def getParameterNode(self):
         """The parameters, saved with the scene."""
         return BPRTrainingParameterNode(super().getParameterNode())
