@@ -29,7 +29,7 @@ def present(module: str, python: bool) -> list[str]:
     names = [
         file.as_posix()
         for file in files
-        if "__pycache__" not in file.parts and not any(part.endswith(".egg-info") for part in file.parts)
+        if not any(part.startswith(".") or part == "__pycache__" or part.endswith(".egg-info") for part in file.parts)
     ]
     names = [name for name in names if name != "CMakeLists.txt" and name.endswith(".py") == python]
     return sorted(names, key=lambda name: (name != f"{module}.py", name))
