@@ -25,6 +25,7 @@ STAGES = {"reading": (0.08, "Reading the volume"), "scoring": (0.17, "Scoring th
           "writing": (0.15, "Writing the results"), "report": (0.08, "Drawing the report"),
           "scene": (0.10, "Building the scene")}  # fmt: skip
 Emit = Callable[[dict], None]
+Extend = Callable[..., dict]
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,9 @@ class JobRequest:
     device: str = "auto"
     engine: str = "auto"
     step_mm: float = 2.5
+    margin_mm: float = 0.0  # added to both ends of each region's crop
+    threads: int | None = None  # of the engine; None: as many as it likes
+    tile: int = 0  # longest edge, in voxels, of what a network sees at once; 0 is the bundle's own
 
     @classmethod
     def from_json(cls, path: Path) -> JobRequest:
@@ -57,7 +61,7 @@ class JobRequest:
         wrong = [name for name, value in content.items() if not _fits(name, value)]
         if wrong:
             raise InputError(f"The job file {path} is malformed (wrong kind of value: {', '.join(wrong)}).",
-                             "Lists hold names, step_mm is a number, everything else is text.")  # fmt: skip
+                             "Lists hold names, sizes and counts are numbers, everything else is text.")  # fmt: skip
         return cls(**content | {"produce": tuple(content.get("produce", PRODUCTS))})
 
     def check(self) -> None:
@@ -75,13 +79,21 @@ class JobRequest:
                 raise InputError(f"There is no organ {organ!r}.", f"Organs: {', '.join(known)}.")
         if not 0.5 <= self.step_mm <= 8:
             raise InputError(f"A slice step of {self.step_mm} mm is not possible.", "Choose 0.5 to 8 mm.")
+        if self.threads is not None and self.threads < 1:
+            raise InputError(f"{self.threads} threads can do nothing.", "Choose 1 or more.")
+        if not 0 <= self.margin_mm <= 200:
+            raise InputError(f"A margin of {self.margin_mm} mm is not possible.", "Choose 0 to 200 mm.")
+        if self.tile and (self.tile % 16 or not 32 <= self.tile <= 256):
+            raise InputError(f"A tile of {self.tile} voxels is not possible.", "Choose a multiple of 16, 32 to 256.")
 
 
 def _fits(name: str, value: object) -> bool:
     """Whether a field of a job file has the type that JobRequest expects."""
     if name in ("produce", "regions", "organs", "bundles"):
         return isinstance(value, list) and all(isinstance(item, str) for item in value)
-    return isinstance(value, (int, float) if name == "step_mm" else str)
+    if name in ("tile", "threads"):
+        return isinstance(value, int)
+    return isinstance(value, (int, float) if name in ("step_mm", "margin_mm") else str)
 
 
 class Progress:
@@ -129,8 +141,13 @@ class Progress:
                     "remaining_s": remaining})  # fmt: skip
 
 
-def run_job(request: JobRequest, emit: Emit = lambda event: None):
+def run_job(request: JobRequest, emit: Emit = lambda event: None, engine=None, extend: Extend | None = None):
     """Run the main job; returns the RunResult whose files lie in ``request.out``.
+
+    Args:
+        engine: one that is open already, for callers that run many scans; else the request's is opened.
+        extend: writes more files into the folder before it is renamed into place, and returns entries for
+            ``result.json``; called with the RunResult, the folder and the engine.
 
     Raises:
         InputError and its kinds, Cancelled: nothing has been written then.
@@ -145,14 +162,15 @@ def run_job(request: JobRequest, emit: Emit = lambda event: None):
     bundles = choose_bundles(request.bundles)
     progress = Progress(emit, request.produce)
     with result_folder(Path(request.out)) as folder:
-        engine = open_engine(request.engine, request.device)
+        engine = engine or open_engine(request.engine, request.device, request.threads)
         result = _analyze(request, bundles, engine, progress)
         for notice in all_notices(result):
             emit({"event": "warning", "code": notice.code, "message": notice.message})
         result = _write(request, result, folder, progress)
+        added = extend(result, folder, engine) if extend else {}
         progress.finish_stage()
         result = replace(result, seconds=progress.seconds, peak_memory_mb=peak_mb(), folder=Path(request.out))
-        content = summary(result) | {"files": _files(folder)}
+        content = summary(result) | {"threads": request.threads} | added | {"files": _files(folder)}
         write_json(folder / MARK, content)
     emit({"event": "result", "folder": str(Path(request.out).absolute()), "summary": content})
     return result
@@ -174,7 +192,7 @@ def _analyze(request: JobRequest, bundles, engine, progress: Progress):
     )
     progress.stage("regions")
     usable = curve.verdict.quality != "refused" and curve.verdict.slice_order != "reversed"
-    regions = find_regions(volume, curve, request.regions) if usable else []
+    regions = find_regions(volume, curve, request.regions, request.margin_mm) if usable else []
     used = {"score": f"{score_bundle.name} {score_bundle.version}"}
     result = RunResult(volume, curve, regions, device=engine.device, engine=engine.name, bundles=used)
     if "segmentation" in request.produce:
@@ -192,18 +210,20 @@ def _segment(request: JobRequest, result, bundles, engine, progress: Progress):
 
     from bpr.regions import select_regions
     from bpr.results.segments import found_segments
-    from bpr.segmentation.inference import region_windows, segment_volume
+    from bpr.segmentation.inference import segment_volume
     from bpr.segmentation.labels import label_table
 
     wanted = [s.value for s in label_table() if request.organs is None or s.id in request.organs]
     if any(bundles.get("baseline") and name == bundles["baseline"].name for name in request.bundles):
         windows = {bundles["baseline"]: (-math.inf, math.inf)}
     else:
-        intervals = {bundles[r.name]: (r.low_score, r.high_score) for r in select_regions(request.regions)
-                     if r.name in bundles}  # fmt: skip
-        windows = region_windows(result.curve, intervals)
+        chosen = [region for region in select_regions(request.regions) if region.name in bundles]
+        windows = {bundles[r.name]: tuple(r.heights(result.curve, request.margin_mm)) for r in chosen}
     try:
-        segmentation = segment_volume(result.volume, windows, engine.predictor, wanted, progress.count("tiles"))
+        segmentation = segment_volume(
+            result.volume, windows, engine.predictor, wanted, progress.count("tiles"), request.tile,
+            result.curve.quarter_turns
+        )  # fmt: skip
     except MemoryError:
         raise MemoryShortage("The segmentation ran out of memory.",
                              "Close other programs, or choose fewer regions.") from None  # fmt: skip

@@ -15,6 +15,7 @@ from bpr.volume import Volume, slice_axis
 
 LEAST_SHARE = 0.15  # a region counts as held when the scan covers this share of its core
 LEAST_MM = 20.0
+ORGAN_MARGIN_MM = 15.0  # the typical error of a landmark's height
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,23 @@ class Region:
     core_high: str
     low_score: float
     high_score: float
+
+    def core_heights(self, curve: ScoreCurve) -> np.ndarray:
+        """RAS heights (low, high) in mm of the core's two landmarks in this patient."""
+        height = {mark.name: mark.z_mm for mark in curve.landmarks}
+        return np.array([height[self.core_low], height[self.core_high]])
+
+    def heights(self, curve: ScoreCurve, margin_mm: float = 0.0) -> np.ndarray:
+        """RAS heights (low, high) in mm of the crop: the score interval, widened where an organ of its own lies beyond.
+
+        Organs follow the ruler of bones loosely; where the slices themselves put the core's organ outside of the
+        interval, the region reaches to it and ``ORGAN_MARGIN_MM`` further.
+        """
+        low, high = curve.height_of(np.array([self.low_score, self.high_score]))
+        core = self.core_heights(curve)
+        return np.array(
+            [min(low, core[0] - ORGAN_MARGIN_MM) - margin_mm, max(high, core[1] + ORGAN_MARGIN_MM) + margin_mm]
+        )
 
 
 def region_table() -> list[Region]:
@@ -57,18 +75,19 @@ def select_regions(names: list[str] | None) -> list[Region]:
     return [region for region in table if region.name in names]
 
 
-def find_regions(volume: Volume, curve: ScoreCurve, names: list[str] | None = None) -> list[RegionFound]:
-    """The regions that the scan holds, with the crop of each in the volume's index space."""
-    scores = {mark.name: mark.score for mark in curve.landmarks}
+def find_regions(
+    volume: Volume, curve: ScoreCurve, names: list[str] | None = None, margin_mm: float = 0.0
+) -> list[RegionFound]:
+    """The regions that the scan holds, with the crop of each, longer by a margin at both ends, in index space."""
     low_mm, high_mm = curve.z_mm.min(), curve.z_mm.max()
     found = []
     for region in select_regions(names):
-        core = curve.height_of(np.array([scores[region.core_low], scores[region.core_high]]))
+        core = region.core_heights(curve)
         covered = min(core[1], high_mm) - max(core[0], low_mm)
         share = covered / (core[1] - core[0])
         if share < LEAST_SHARE or covered < min(LEAST_MM, 0.5 * (core[1] - core[0])):
             continue
-        z_range = curve.height_of(np.array([region.low_score, region.high_score]))
+        z_range = region.heights(curve, margin_mm)
         start, size = _crop(volume.image, curve, z_range)
         score_range = (region.low_score, region.high_score)
         bounds = (float(max(z_range[0], low_mm)), float(min(z_range[1], high_mm)))

@@ -381,7 +381,7 @@ REQUESTS = [
     Row("too little memory", good, "memory", arguments=("--only", "segmentation", "--no-scene"), setup=one_megabyte,
         names_file=False),
     Row("memory runs out", good, "memory", names_file=False,
-        setup=fails("bpr.scoring.inference.slice_densities", MemoryError())),
+        setup=fails("bpr.scoring.inference.slice_logits", MemoryError())),
     Row("canceled while scoring", good, "Cancel", 130, setup=interrupted("scoring"), names_file=False),
     Row("canceled while writing", good, "Cancel", 130, setup=interrupted("writing"), names_file=False),
 ]  # fmt: skip

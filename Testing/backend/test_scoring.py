@@ -8,8 +8,9 @@ import SimpleITK as sitk
 from scipy.stats import spearmanr
 
 from bpr.scoring.fit import clean, fit_line
-from bpr.scoring.inference import BATCH, Scale, curve_from_densities, slice_densities
+from bpr.scoring.inference import BATCH, Scale, curve_from_logits, slice_logits
 from bpr.scoring.scale import to_ruler, to_score
+from bpr.scoring.votes import change_point
 from bpr.volume import Volume
 
 CENTERS = -10.0 + 20.0 * np.arange(50)
@@ -17,9 +18,14 @@ POSITION = {"ischium_bottom": 90.0, "t12_l1": 400.0, "c7_t1": 660.0, "orbit_cent
 SCALE = Scale(CENTERS, POSITION, dict.fromkeys(POSITION, 4.0))
 
 
-def densities(ruler_mm: np.ndarray, sd: float = 15.0) -> np.ndarray:
+def logits(ruler_mm: np.ndarray, sd: float = 15.0) -> np.ndarray:
     """Slices that know their place with a Gaussian error."""
-    weight = np.exp(-0.5 * ((CENTERS - np.asarray(ruler_mm)[:, None]) / sd) ** 2)
+    return -0.5 * ((CENTERS - np.asarray(ruler_mm)[:, None]) / sd) ** 2
+
+
+def densities(ruler_mm: np.ndarray) -> np.ndarray:
+    """The same as probabilities."""
+    weight = np.exp(logits(ruler_mm))
     return weight / weight.sum(1, keepdims=True)
 
 
@@ -49,7 +55,7 @@ def test_the_cleaned_curve_climbs_everywhere():
 
 def test_landmarks_lie_where_the_curve_crosses_them():
     z = np.arange(0, 402.5, 2.5)
-    curve = curve_from_densities(a_volume(161, 2.5), z, densities(350 + z), SCALE)
+    curve = curve_from_logits(a_volume(161, 2.5), z, logits(350 + z), SCALE)
     found = {mark.name: mark for mark in curve.landmarks}
     assert found["t12_l1"].in_scan and found["t12_l1"].z_mm == pytest.approx(50, abs=5)
     assert not found["ischium_bottom"].in_scan
@@ -59,7 +65,7 @@ def test_landmarks_lie_where_the_curve_crosses_them():
 
 def test_reversed_slices_are_noticed_and_still_scored():
     z = np.arange(0, 402.5, 2.5)
-    curve = curve_from_densities(a_volume(161, 2.5), z, densities(750 - z), SCALE)
+    curve = curve_from_logits(a_volume(161, 2.5), z, logits(750 - z), SCALE)
     assert curve.verdict.slice_order == "reversed"
     assert "order_reversed" in [notice.code for notice in curve.verdict.notices]
     assert np.abs(curve.cleaned - to_score(750 - z, POSITION)).max() < 2
@@ -68,14 +74,13 @@ def test_reversed_slices_are_noticed_and_still_scored():
 @pytest.mark.parametrize("factor", (0.5, 2.0))
 def test_a_wrong_spacing_is_noticed(factor: float):
     z = np.arange(0, 402.5, 2.5)
-    curve = curve_from_densities(a_volume(161, 2.5), z, densities(400 + factor * (z - 200)), SCALE)
+    curve = curve_from_logits(a_volume(161, 2.5), z, logits(400 + factor * (z - 200)), SCALE)
     assert "spacing_doubtful" in [notice.code for notice in curve.verdict.notices]
     assert curve.verdict.implied_spacing_mm == pytest.approx(2.5 * factor, rel=0.15)
 
 
 def test_slices_that_know_nothing_are_out_of_scope():
-    density = np.full((160, 50), 1 / 50)
-    curve = curve_from_densities(a_volume(160, 2.5), np.arange(0, 400, 2.5), density, SCALE)
+    curve = curve_from_logits(a_volume(160, 2.5), np.arange(0, 400, 2.5), np.zeros((160, 50)), SCALE)
     assert curve.verdict.quality == "refused"
 
 
@@ -91,9 +96,20 @@ def test_batches_do_not_change_the_result():
         assert len(batch) == BATCH
         return batch.reshape(len(batch), -1)[:, :5]
 
-    whole = slice_densities(images, predict, lambda done, total: None)
+    whole = slice_logits(images, predict)
     assert whole.shape == (BATCH + 3, 5)
-    np.testing.assert_allclose(whole[-3:], slice_densities(images[-3:], predict, lambda done, total: None))
+    np.testing.assert_allclose(whole[-3:], slice_logits(images[-3:], predict))
+
+
+def test_votes_turn_where_the_organ_lies():
+    z = np.arange(0, 300, 2.5)
+    sure = (z - 140.0) / 5
+    place, doubt = change_point(z, sure, prior_mm=160.0, prior_sd_mm=25.0, correlation_mm=15.0)
+    assert place == pytest.approx(140, abs=4) and doubt < 10
+    place, doubt = change_point(z, np.zeros(len(z)), prior_mm=160.0, prior_sd_mm=25.0, correlation_mm=15.0)
+    assert place == pytest.approx(160, abs=1) and doubt == pytest.approx(25, abs=1)  # nobody knows: the prior stays
+    place, _ = change_point(z, np.full(len(z), 9.0), prior_mm=-40.0, prior_sd_mm=25.0, correlation_mm=15.0)
+    assert place < 0  # all slices lie above it
 
 
 def test_sample_scores_climb_towards_the_head(sample_result):

@@ -30,11 +30,13 @@ class OpenVinoEngine:
         if threads:
             self._options["INFERENCE_NUM_THREADS"] = threads
 
-    def predictor(self, bundle: Bundle) -> Predictor:
-        """Compile a bundle's graph. Raises BundleError when OpenVINO cannot read it."""
+    def predictor(self, bundle: Bundle, tile: tuple[int, int, int] | None = None) -> Predictor:
+        """Compile a bundle's graph, for another tile than its own if asked. Raises BundleError when it is damaged."""
         bundle.verify()
         try:
             model = self._core.read_model(str(bundle.graph))
+            if tile:
+                model.reshape([*list(model.input().shape)[:2], *tile])
             compiled = self._core.compile_model(model, "CPU", self._options)
         except RuntimeError as error:
             raise BundleError(f"The model {bundle.name} cannot be loaded: its graph and its weights do not fit.",
@@ -48,14 +50,16 @@ class TorchEngine:
 
     name = "torch"
 
-    def __init__(self, device: str):
+    def __init__(self, device: str, threads: int | None = None):
         import torch
 
+        if threads:
+            torch.set_num_threads(threads)
         self.device = device
         self._torch = torch
 
-    def predictor(self, bundle: Bundle) -> Predictor:
-        """Build the network that the bundle describes and read its weights."""
+    def predictor(self, bundle: Bundle, tile: tuple[int, int, int] | None = None) -> Predictor:
+        """Build the network that the bundle describes and read its weights; it takes a tile of any size."""
         from bpr.compute.torch_networks import load_network
 
         bundle.verify()
@@ -73,8 +77,10 @@ class TorchEngine:
         return predict
 
 
-def open_engine(engine: str = "auto", device: str = "auto") -> OpenVinoEngine | TorchEngine:
-    """The engine that ``bpr.compute.device.choose`` decides on."""
+def open_engine(
+    engine: str = "auto", device: str = "auto", threads: int | None = None
+) -> OpenVinoEngine | TorchEngine:
+    """The engine that ``bpr.compute.device.choose`` decides on, with so many threads (None: as many as it likes)."""
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     name, device = choose(engine, device)
-    return OpenVinoEngine() if name == "openvino" else TorchEngine(device)
+    return OpenVinoEngine(threads) if name == "openvino" else TorchEngine(device, threads)

@@ -10,10 +10,10 @@ from torch import nn
 
 from bpr.errors import BundleError
 from bpr.models import Bundle
-from bpr.scoring.network import EfficientNetLite
+from bpr.scoring.network import ScoreNetwork
 from bpr.segmentation.network import build_network
 
-BUILDERS: dict[str, Callable[..., nn.Module]] = {"EfficientNetLite": EfficientNetLite, "DynUNet": build_network}
+BUILDERS: dict[str, Callable[..., nn.Module]] = {"ScoreNetwork": ScoreNetwork, "DynUNet": build_network}
 
 
 def load_network(bundle: Bundle) -> nn.Module:

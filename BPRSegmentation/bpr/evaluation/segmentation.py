@@ -13,7 +13,7 @@ from bpr.evaluation.statistics import Estimate, bootstrap_mean
 from bpr.models import Bundle
 from bpr.regions import region_table
 from bpr.scoring.inference import Predictor, score_volume
-from bpr.segmentation.inference import region_windows, segment_volume
+from bpr.segmentation.inference import segment_volume
 from bpr.segmentation.labels import structure_by_id
 from bpr.training.dataset import Case
 from bpr.volume import read_volume
@@ -39,15 +39,16 @@ def evaluate_segmentation(
     cases: list[Case],
 ) -> list[OrganResult]:
     """Segment every labeled case with the given networks, each in its own region, as the main job does."""
-    intervals = {region.name: (region.low_score, region.high_score) for region in region_table()}
+    regions = {region.name: region for region in region_table()}
     results = []
     for case in cases:
         if case.labels is None:
             continue
         volume = read_volume(case.path)
         curve = score_volume(volume, *score)
-        own = {b: intervals[b.slot] for b in bundles if b.role == "region"}
-        windows = region_windows(curve, own) | {b: (-math.inf, math.inf) for b in bundles if b.role == "baseline"}
+        windows = {
+            b: tuple(regions[b.slot].heights(curve)) if b.role == "region" else (-math.inf, math.inf) for b in bundles
+        }
         structures = sorted({name for b in bundles for name in b.facts["structures"]})
         wanted = [structure_by_id(name).value for name in structures]
         found = segment_volume(volume, windows, load, wanted)

@@ -167,6 +167,7 @@ def summary(result: RunResult) -> dict:
                    "source": result.volume.source},
         "verdict": asdict(verdict) if verdict else None,
         "coverage": verdict.coverage if verdict else None,
+        "score_range": [float(curve.cleaned.min()), float(curve.cleaned.max())] if curve else None,
         "mm_per_unit": curve.mm_per_unit if curve else None,
         "regions": [{"name": r.name, "complete": round(r.complete, 3), "z_range_mm": r.z_range_mm, "file": r.file}
                     for r in result.regions],

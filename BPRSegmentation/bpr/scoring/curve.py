@@ -11,7 +11,10 @@ from bpr.errors import Notice
 
 @dataclass(frozen=True)
 class LandmarkPosition:
-    """Where a landmark lies in this scan, found as the place where the cleaned curve crosses its score."""
+    """Where a landmark lies: bones where the cleaned curve crosses their score, airways and organs by slice votes.
+
+    ``score`` is the landmark's mean score over people; ``sd_mm`` joins the doubt of the curve and people's spread.
+    """
 
     name: str
     score: float
@@ -48,6 +51,7 @@ class ScoreCurve:
         mm_per_unit: millimetres that one score unit stands for in this patient.
         landmarks: positions of the bundle's landmarks.
         verdict: order, spacing, coverage, scope.
+        quarter_turns: turns about the long axis after which the patient lies face up (see bpr.volume.posture).
     """
 
     z_mm: np.ndarray
@@ -57,6 +61,7 @@ class ScoreCurve:
     mm_per_unit: float
     landmarks: list[LandmarkPosition]
     verdict: Verdict
+    quarter_turns: int = 0
 
     def score_at(self, z_mm: float | np.ndarray) -> np.ndarray:
         """Cleaned score at RAS heights ``z_mm``, continued beyond the scan with the scan's mean slope."""

@@ -14,6 +14,22 @@ OUTLIERS = 0.02  # share of slices that may lie anywhere
 SLOPE_PRIOR_SD = 0.07
 CORRELATION_MM = 15.0  # errors of neighboring slices are alike over this distance
 GRID_MM = 4.0
+BEND_MM = 10.0  # smooth deviation of the true curve from a line
+SHARED_MM, OWN_MM = 8.0, 8.0  # errors that neighboring slices share, and each slice's own beside what it states
+
+
+@dataclass(frozen=True)
+class Trust:
+    """How far the outputs are believed: fitted on cross-validated training cases, stored in the bundle.
+
+    Attributes:
+        vote_correlation_mm: distance over which votes of neighboring slices count as one.
+        curve_factor, landmark_factor: what the standard deviations of the curve and of landmarks are multiplied with.
+    """
+
+    vote_correlation_mm: float = 15.0
+    curve_factor: float = 1.0
+    landmark_factor: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -65,35 +81,41 @@ def near_line(density: np.ndarray, centers: np.ndarray, line_mm: np.ndarray, rea
     return mean, np.sqrt(np.maximum(variance, 64.0))
 
 
-def clean(
-    z_mm: np.ndarray,
-    mean_mm: np.ndarray,
-    sd_mm: np.ndarray,
-    slope: float,
-    amplitude_mm: float = 12.0,
-    length_mm: float = 80.0,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Robust Gaussian process around a line of the given slope (Student-t weights), made monotone.
+def clean(z_mm: np.ndarray, mean_mm: np.ndarray, sd_mm: np.ndarray, slope: float) -> tuple[np.ndarray, np.ndarray]:
+    """Robust Gaussian process around a line (Student-t weights), made monotone.
 
-    Returns the ruler position and its standard deviation in mm for each slice; ``z_mm`` must grow.
+    The true curve is a line of unknown offset and of a slope near 1, with a smooth deviation. The slices' means err
+    around it in two ways: by a part that neighbors share, because organs pull them up or down, and by one of their own.
+
+    Args:
+        z_mm: (n,) growing. mean_mm, sd_mm: (n,) place on the ruler that each slice tells, and its spread.
+        slope: of the likeliest line; the cleaned curve climbs at least half as fast everywhere.
+
+    Returns:
+        Ruler position and its standard deviation in mm for each slice.
     """
     n = len(z_mm)
     step = (z_mm[-1] - z_mm[0]) / max(n - 1, 1)
-    # Neighbors err together, so n slices are worth fewer independent ones.
-    inflation = np.sqrt(max(1.0, 2 * CORRELATION_MM / max(step, 0.1)))
-    base = np.maximum(np.hypot(sd_mm, 8.0), 4.0)
+    own = np.hypot(OWN_MM, sd_mm)
+    inflation = np.sqrt(max(1.0, CORRELATION_MM / max(step, 0.1)))  # own errors of close neighbors are alike
     centered = z_mm - z_mm.mean()
-    distance = np.sqrt(3) * np.abs(z_mm[:, None] - z_mm[None]) / length_mm
-    kernel = 500.0**2 + SLOPE_PRIOR_SD**2 * np.outer(centered, centered)
-    kernel = kernel + amplitude_mm**2 * (1 + distance) * np.exp(-distance)
-    prior = slope * z_mm + np.median(mean_mm - slope * z_mm)
+    distance = np.abs(z_mm[:, None] - z_mm[None])
+    shared = _matern(distance, SHARED_MM)
+    truth = 500.0**2 + SLOPE_PRIOR_SD**2 * np.outer(centered, centered) + _matern(distance, BEND_MM)
+    prior = z_mm + np.median(mean_mm - z_mm)
     residual, weight = mean_mm - prior, np.ones(n)
     for _ in range(8):
-        noisy = kernel + np.diag((base * inflation) ** 2 / weight)
-        fitted = kernel @ np.linalg.solve(noisy, residual)
-        weight = 5.0 / (4.0 + ((residual - fitted) / base) ** 2)
-    variance = np.diag(kernel) - np.einsum("ij,ji->i", kernel, np.linalg.solve(noisy, kernel))
-    return _monotone(z_mm, prior + fitted, 0.5 * slope), np.sqrt(np.maximum(variance, 1.0))
+        noisy = truth + shared + np.diag((own * inflation) ** 2 / weight)
+        told = np.linalg.solve(noisy, residual)
+        weight = 5.0 / (4.0 + ((residual - (truth + shared) @ told) / own) ** 2)
+    variance = np.diag(truth) - np.einsum("ij,ji->i", truth, np.linalg.solve(noisy, truth))
+    return _monotone(z_mm, prior + truth @ told, 0.5 * slope), np.sqrt(np.maximum(variance, 1.0))
+
+
+def _matern(distance: np.ndarray, sd: float, length: float = 80.0) -> np.ndarray:
+    """Matern 3/2 covariance; mm."""
+    d = np.sqrt(3) * distance / length
+    return sd**2 * (1 + d) * np.exp(-d)
 
 
 def _monotone(z_mm: np.ndarray, curve: np.ndarray, least_slope: float) -> np.ndarray:

@@ -3,31 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from bpr.errors import BundleError
 from bpr.models import Bundle
 from bpr.scoring.curve import LandmarkPosition, ScoreCurve
-from bpr.scoring.fit import SLOPE_PRIOR_SD, clean, fit_line, near_line
+from bpr.scoring.fit import SLOPE_PRIOR_SD, Trust, clean, fit_line, near_line
 from bpr.scoring.scale import scale_ends, to_score
-from bpr.scoring.slices import network_input, slice_stack
+from bpr.scoring.slices import INPUT_PIXELS, network_input, slice_stack
 from bpr.scoring.verdict import Fit, judge, slice_order, support
+from bpr.scoring.votes import change_point, organ_heights
 from bpr.volume import Volume, slice_heights
 
 Predictor = Callable[[np.ndarray], np.ndarray]
 BATCH = 16
 STANDARD_STEP_MM = 2.5
+POSTURE_MARGIN = 0.05  # of log likelihood per slice, by which another posture than face up must win
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What a score bundle knows beside its weights: bins, landmark positions and spreads in mm on the ruler."""
+    """What a score bundle knows beside its weights.
+
+    Attributes:
+        centers: (bins,) ruler mm.
+        position, spread, kind: of the landmarks: ruler mm, standard deviation over people in mm, "bone" and so on.
+        votes: landmarks with an output of their own, in the order of the outputs after the bins.
+        organs, organ_covariance: landmarks that stray from the ruler together, and how, mm^2.
+        trust: how well the outputs are believed, fitted on cross-validated training cases.
+        pixels: edge of the network's input.
+    """
 
     centers: np.ndarray
     position: dict[str, float]
     spread: dict[str, float]
+    kind: dict[str, str] = field(default_factory=dict)
+    votes: list[str] = field(default_factory=list)
+    organs: list[str] = field(default_factory=list)
+    organ_covariance: np.ndarray | None = None
+    trust: Trust = Trust()
+    pixels: int = INPUT_PIXELS
 
     @classmethod
     def of(cls, bundle: Bundle) -> Scale:
@@ -38,8 +55,11 @@ class Scale:
                               "Choose another one, or install the bundle again.")  # fmt: skip
         centers = facts["bins"]["first_mm"] + facts["bins"]["width_mm"] * np.arange(facts["bins"]["count"])
         marks = facts["landmarks"]
-        position = {name: mark["ruler_mm"] for name, mark in marks.items()}
-        return cls(centers, position, {name: mark["spread_mm"] for name, mark in marks.items()})
+        columns = ({name: mark[key] for name, mark in marks.items()} for key in ("ruler_mm", "spread_mm", "kind"))
+        trust = Trust(**facts.get("trust", {}))
+        organs = facts.get("organs", {"names": [], "covariance_mm2": []})
+        covariance, pixels = np.array(organs["covariance_mm2"]), facts.get("pixels", INPUT_PIXELS)
+        return cls(centers, *columns, facts.get("votes", []), organs["names"], covariance, trust, pixels)
 
 
 def score_volume(
@@ -52,40 +72,66 @@ def score_volume(
     """Score every slice of a volume.
 
     Args:
-        predict: maps (n, 3, 112, 112) float32 to (n, bins) logits; from a bpr.compute engine.
+        predict: maps (n, 3, pixels, pixels) float32 to (n, bins + votes) logits; from a bpr.compute engine.
         step_mm: distance of the slices that the network sees; denser costs more and changes little.
         progress: called with slices done and slices in all.
     """
     scale = Scale.of(bundle)
     stack = slice_stack(volume.image, step_mm)
-    density = slice_densities(network_input(stack), predict, progress)
-    return curve_from_densities(volume, stack.z_mm, density, scale)
+    images = network_input(stack, scale.pixels)
+    turns = posture(images, predict, stack.z_mm, scale)
+    logits = slice_logits(np.rot90(images, turns, (2, 3)), predict, progress)
+    return curve_from_logits(volume, stack.z_mm, logits, scale, turns)
 
 
-def slice_densities(images: np.ndarray, predict: Predictor, progress: Callable[[int, int], None]) -> np.ndarray:
-    """(n, bins) probabilities. Every batch has the same size, so the result does not depend on the engine's tiling."""
+def slice_logits(
+    images: np.ndarray, predict: Predictor, progress: Callable[[int, int], None] = lambda done, total: None
+) -> np.ndarray:
+    """(n, outputs) logits. Every batch has the same size, so the result does not depend on the engine's tiling."""
     out = []
     for start in range(0, len(images), BATCH):
-        part = images[start : start + BATCH]
+        part = np.ascontiguousarray(images[start : start + BATCH])
         padded = np.concatenate([part, np.repeat(part[-1:], BATCH - len(part), axis=0)])
         out.append(predict(padded)[: len(part)])
         progress(min(start + BATCH, len(images)), len(images))
-    logits = np.concatenate(out).astype(np.float64)
+    return np.concatenate(out).astype(np.float64)
+
+
+def densities(logits: np.ndarray) -> np.ndarray:
+    """(n, bins) probabilities from the logits of the bins."""
     weight = np.exp(logits - logits.max(1, keepdims=True))
     return weight / weight.sum(1, keepdims=True)
 
 
-def curve_from_densities(volume: Volume, z_mm: np.ndarray, density: np.ndarray, scale: Scale) -> ScoreCurve:
+def posture(images: np.ndarray, predict: Predictor, z_mm: np.ndarray, scale: Scale) -> int:
+    """Quarter turns after which the patient lies face up, judged on a few slices: the one whose line is likeliest.
+
+    Face up was likeliest in all 43 training and validation scans; the margin keeps what the file says in doubt.
+    """
+    few = np.unique(np.linspace(0, len(images) - 1, min(len(images), BATCH)).round().astype(int))
+    fits = []
+    for turns in range(4):
+        logits = slice_logits(np.rot90(images[few], turns, (2, 3)), predict)
+        density = densities(logits[:, : len(scale.centers)])
+        line = fit_line(z_mm[few], density, scale.centers, np.linspace(0.8, 1.2, 9), SLOPE_PRIOR_SD)
+        fits.append(line.log_likelihood / len(few))
+    best = int(np.argmax(fits))
+    return best if fits[best] > fits[0] + POSTURE_MARGIN else 0
+
+
+def curve_from_logits(volume: Volume, z_mm: np.ndarray, logits: np.ndarray, scale: Scale, turns: int = 0) -> ScoreCurve:
     """Fit the curve to the slices' distributions and read scores at the volume's own slices.
 
     When the anatomy runs against the stated direction, the curve is fitted upside down, so that each slice still gets
     its own score; the verdict says so.
     """
+    bins = len(scale.centers)
+    density, votes = densities(logits[:, :bins]), logits[:, bins:]
     free = fit_line(z_mm, density, scale.centers, np.geomspace(0.4, 2.5, 47), np.inf)
     reverse = fit_line(z_mm, density, scale.centers, -np.geomspace(0.4, 2.5, 47), np.inf)
     order = slice_order(float(z_mm[-1] - z_mm[0]), free, reverse)
     sign = -1.0 if order == "reversed" else 1.0
-    z, p = (z_mm, density) if sign > 0 else (-z_mm[::-1], density[::-1])
+    z, p, votes = (z_mm, density, votes) if sign > 0 else (-z_mm[::-1], density[::-1], votes[::-1])
     line = fit_line(z, p, scale.centers, np.linspace(0.8, 1.2, 21), SLOPE_PRIOR_SD)
     mean, sd = near_line(p, scale.centers, line.at(z))
     ruler_mm, ruler_sd = clean(z, mean, sd, line.slope)
@@ -93,13 +139,15 @@ def curve_from_densities(volume: Volume, z_mm: np.ndarray, density: np.ndarray, 
     unit = (high - low) / 100
     own = slice_heights(volume.image)
     cleaned = _read(sign * own, z, to_score(ruler_mm, scale.position), line.slope / unit)
-    raw = np.interp(own, z_mm, to_score(density @ scale.centers, scale.position))
-    sd_score = np.interp(sign * own, z, ruler_sd / unit)
+    seen = to_score(density @ scale.centers, scale.position)
+    raw = np.interp(own, z_mm, seen)
+    sd_score = np.interp(sign * own, z, ruler_sd / unit) * scale.trust.curve_factor
     slope = (ruler_mm[-1] - ruler_mm[0]) / (z[-1] - z[0]) if len(z) > 1 else line.slope
     upright = ScoreCurve(sign * own, raw, cleaned, sd_score, unit / slope, [], None)
-    landmarks = _landmarks(upright, scale, unit, sign)
+    landmarks = _landmarks(upright, scale, z, votes, sign)
     fit = Fit(order, line, free if sign > 0 else reverse, support(z, p, scale.centers, line))
-    return ScoreCurve(own, raw, cleaned, sd_score, unit / slope, landmarks, judge(volume, z_mm, landmarks, fit))
+    verdict = judge(volume, z_mm, seen, landmarks, fit, turns)
+    return ScoreCurve(own, raw, cleaned, sd_score, unit / slope, landmarks, verdict, turns)
 
 
 def _read(z: np.ndarray, known_z: np.ndarray, known: np.ndarray, slope: float) -> np.ndarray:
@@ -108,15 +156,32 @@ def _read(z: np.ndarray, known_z: np.ndarray, known: np.ndarray, slope: float) -
     return inside + slope * (np.minimum(z - known_z[0], 0) + np.maximum(z - known_z[-1], 0))
 
 
-def _landmarks(curve: ScoreCurve, scale: Scale, unit: float, sign: float) -> list[LandmarkPosition]:
-    """Where the cleaned curve crosses each landmark's score; the doubt joins the curve's and the landmark's own."""
-    low, high = curve.z_mm.min(), curve.z_mm.max()
+def _landmarks(
+    curve: ScoreCurve, scale: Scale, z: np.ndarray, votes: np.ndarray, sign: float
+) -> list[LandmarkPosition]:
+    """Bones where the cleaned curve crosses their score; airways, vessels and organs where the slices' votes change.
+
+    The curve is the prior of the votes: an organ lies where the ruler puts it, give or take what people differ.
+    """
+    unit = (scale_ends(scale.position)[1] - scale_ends(scale.position)[0]) / 100
     order = np.argsort(curve.z_mm)
-    found = []
-    for name, position in sorted(scale.position.items(), key=lambda item: item[1]):
-        score = float(to_score(position, scale.position))
-        z = float(curve.height_of(score))
-        curve_sd = float(np.interp(z, curve.z_mm[order], curve.sd[order])) * unit
-        doubt = float(np.hypot(curve_sd, scale.spread[name]))
-        found.append(LandmarkPosition(name, score, sign * z, doubt, bool(low <= z <= high)))
-    return found
+    names = sorted(scale.position, key=lambda name: scale.position[name])
+    score = {name: float(to_score(scale.position[name], scale.position)) for name in names}
+    height = {name: float(curve.height_of(score[name])) for name in names}
+    sd = {name: float(np.interp(height[name], curve.z_mm[order], curve.sd[order])) * unit for name in names}
+    doubt = {name: float(np.hypot(sd[name], scale.spread[name])) for name in names}
+    correlation = scale.trust.vote_correlation_mm
+    for name in scale.votes:
+        if scale.kind[name] == "airway_vessel":
+            own = votes[:, scale.votes.index(name)]
+            height[name], doubt[name] = change_point(z, own, height[name], doubt[name], correlation)
+    if scale.organs:
+        prior = np.array([height[name] for name in scale.organs])
+        spread = np.diag([sd[name] ** 2 for name in scale.organs]) + scale.organ_covariance
+        own = votes[:, [scale.votes.index(name) for name in scale.organs]]
+        found = organ_heights(z, own, prior, spread, correlation)
+        height |= dict(zip(scale.organs, map(float, found[0]), strict=True))
+        doubt |= dict(zip(scale.organs, map(float, found[1]), strict=True))
+    low, high, factor = curve.z_mm.min(), curve.z_mm.max(), scale.trust.landmark_factor
+    inside = {name: bool(low <= height[name] <= high) for name in names}
+    return [LandmarkPosition(n, score[n], sign * height[n], doubt[n] * factor, inside[n]) for n in names]

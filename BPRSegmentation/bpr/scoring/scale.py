@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+BIN_MM, BINS, FIRST_BIN_MM = 20.0, 50, -10.0  # bin centers -10, 10, ..., 970 mm on the ruler
+BIN_CENTERS = FIRST_BIN_MM + BIN_MM * np.arange(BINS)
 PELVIS_START = "ischium_bottom"
 ORBIT = "orbit_center"
 ORBIT_HALF_HEIGHT_MM = 15.0  # eyes_end is the upper rim of the orbit; the annotated landmark is its center

@@ -99,27 +99,26 @@ def to_network_range(hu: np.ndarray) -> np.ndarray:
     return ((hu + 1000) / 1800.0).clip(0, 1) + ((hu + 160) / 400.0).clip(0, 1) - 1
 
 
-def network_input(stack: SliceStack, zoom: float = 1.0, mirrored: bool = False) -> np.ndarray:
-    """(n, 3, 112, 112) float32: each slice between its neighbors 8 mm below and above, 432 mm field of view.
+def network_input(stack: SliceStack, pixels: int | None = None) -> np.ndarray:
+    """(n, 3, pixels, pixels) float32: each slice between its neighbors 8 mm below and above, 432 mm field of view.
 
-    ``zoom`` > 1 shows a smaller field; ``mirrored`` swaps left and right. Both serve test-time averaging.
+    ``pixels`` is 112 unless a study asks for less.
     """
     n = len(stack.hu)
-    resample = _field_matrix(INPUT_FIELD_MM / zoom)
-    across = resample[::-1] if mirrored else resample
+    resample = _field_matrix(pixels or INPUT_PIXELS)
     values = stack.hu.astype(np.float32) - AIR_HU  # outside of the field is zero then, which is air
-    small = to_network_range(resample @ values @ across.T + AIR_HU).astype(np.float32)
+    small = to_network_range(resample @ values @ resample.T + AIR_HU).astype(np.float32)
     gap = max(1, round(CHANNEL_GAP_MM / stack.step_mm))
     index = np.arange(n)
     return np.stack([small[np.clip(index + shift, 0, n - 1)] for shift in (-gap, 0, gap)], axis=1)
 
 
-def _field_matrix(field_mm: float) -> np.ndarray:
-    """(112, 160) linear interpolation weights from the 480 mm stack to the network's field of view; zero = air."""
-    positions = (np.arange(INPUT_PIXELS) + 0.5) * field_mm / INPUT_PIXELS - field_mm / 2
+def _field_matrix(pixels: int) -> np.ndarray:
+    """(pixels, 160) linear interpolation weights from the 480 mm stack to the network's field of view; zero = air."""
+    positions = (np.arange(pixels) + 0.5) * INPUT_FIELD_MM / pixels - INPUT_FIELD_MM / 2
     source = positions / PIXEL_MM + FIELD_PIXELS / 2 - 0.5
     low = np.floor(source).astype(int)
-    matrix = np.zeros((INPUT_PIXELS, FIELD_PIXELS), np.float32)
+    matrix = np.zeros((pixels, FIELD_PIXELS), np.float32)
     for offset, weight in ((0, 1 - (source - low)), (1, source - low)):
         valid = (low + offset >= 0) & (low + offset < FIELD_PIXELS)
         matrix[np.flatnonzero(valid), (low + offset)[valid]] += weight[valid]

@@ -9,13 +9,14 @@ import numpy as np
 from bpr.errors import Notice
 from bpr.scoring.curve import LandmarkPosition, Verdict
 from bpr.scoring.fit import Line
-from bpr.volume import Volume, slice_heights
+from bpr.volume import POSTURES, Volume, slice_heights
 
 SHORT_MM = 60.0
 LONG_ENOUGH_MM = 150.0  # below this the slope is too uncertain to doubt the stated spacing
 SPACING_TOLERANCE = 0.25  # people themselves differ by 0.83..1.16 around the ruler
 REVERSE_MARGIN = 3.0  # log likelihood by which the reversed order must win
 NEAR_MM = 60.0
+LEG_SCORE, LEGS_SHARE = -4.0, 0.6  # 30 mm below the ischium; share of such slices that makes a scan one of legs
 DOUBTFUL_SUPPORT, REFUSED_SUPPORT = 0.45, 0.2
 
 
@@ -43,8 +44,10 @@ def support(z_mm: np.ndarray, density: np.ndarray, centers: np.ndarray, line: Li
     return float((density * near).sum(1).mean())
 
 
-def judge(volume: Volume, z_mm: np.ndarray, landmarks: list[LandmarkPosition], fit: Fit) -> Verdict:
-    """The verdict in words. ``z_mm`` are the heights that the network saw, growing."""
+def judge(
+    volume: Volume, z_mm: np.ndarray, raw: np.ndarray, landmarks: list[LandmarkPosition], fit: Fit, quarter_turns: int
+) -> Verdict:
+    """The verdict in words. ``z_mm`` are the heights that the network saw, growing, ``raw`` the scores found there."""
     length = float(z_mm[-1] - z_mm[0])
     stated = float(np.abs(np.diff(slice_heights(volume.image))).mean())
     implied = stated * abs(fit.free.slope)
@@ -61,8 +64,17 @@ def judge(volume: Volume, z_mm: np.ndarray, landmarks: list[LandmarkPosition], f
         quality = "doubtful"
         notices.append(Notice("too_short", f"The scan is only {length:.0f} mm long; scores of so few slices can be off "
                               "by several centimeters."))  # fmt: skip
+    if quarter_turns:
+        notices.append(Notice("posture", f"The patient lies {POSTURES[quarter_turns]}; the slices were turned for the "
+                              "networks, and all results lie on the scan as it is."))  # fmt: skip
+    legs = float((raw < LEG_SCORE).mean())
+    if legs > LEGS_SHARE:
+        quality = "refused"
+        notices.append(Notice("legs", "Most slices show legs, which lie below the body ruler."))
+    elif legs > 0.1:
+        notices.append(Notice("legs", f"The lowest {legs * length:.0f} mm show legs, which lie below the body ruler."))
     if fit.support < DOUBTFUL_SUPPORT:
-        quality = "refused" if fit.support < REFUSED_SUPPORT else "doubtful"
+        quality = "refused" if fit.support < REFUSED_SUPPORT or quality == "refused" else "doubtful"
         notices.append(Notice("out_of_scope", "The slices do not look like an axial CT of head, neck or trunk; scores "
                               "are not reliable here."))  # fmt: skip
     inside = [mark.name for mark in landmarks if mark.in_scan]

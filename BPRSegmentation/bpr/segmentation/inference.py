@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import SimpleITK as sitk
 
 from bpr.compute.memory import check_run
 from bpr.models import Bundle
-from bpr.scoring.curve import ScoreCurve
 from bpr.scoring.slices import body_mask
 from bpr.segmentation.grid import GRID_MM, network_channels
 from bpr.segmentation.labels import structure_by_id
 from bpr.segmentation.merge import ProbabilityField, border_weight, clean_field, labels_on
 from bpr.segmentation.windows import Predictor, count_tiles, predict_grid
-from bpr.volume import Volume, canonical
+from bpr.volume import Volume, canonical, face_up
 
 LEAST_SLICES = 4
 
@@ -28,6 +27,7 @@ class Window:
     bundle: Bundle
     first: int
     last: int
+    longest: int = 0  # edge of a tile that must not be exceeded; 0 for none
 
     @property
     def classes(self) -> list[int]:
@@ -37,7 +37,7 @@ class Window:
     @property
     def tile(self) -> tuple[int, int, int]:
         """(z, y, x) voxels that the network takes at once."""
-        return tuple(self.bundle.facts["tile"])
+        return tuple(min(edge, self.longest or edge) for edge in self.bundle.facts["tile"])
 
 
 @dataclass(frozen=True)
@@ -51,22 +51,27 @@ class Segmentation:
 def segment_volume(
     volume: Volume,
     windows: dict[Bundle, tuple[float, float]],
-    load: Callable[[Bundle], Predictor],
+    load: Callable[..., Predictor],
     wanted: list[int],
     progress: Callable[[int, int], None] = lambda done, total: None,
+    longest_tile: int = 0,
+    quarter_turns: int = 0,
 ) -> Segmentation:
     """Run the networks over their height intervals and merge.
 
     Args:
         windows: bundle to (lowest, highest) RAS height in mm that its network shall see.
-        load: from a bundle to its predictor; networks are loaded one after another.
+        load: from a bundle to its predictor, with ``tile`` when that is not the bundle's own; one after another.
         wanted: label values that are asked for. Networks that know none of them do not run.
+        longest_tile: edge, in voxels, that no tile exceeds, to need less memory; 0 for the bundles' own tiles.
+        quarter_turns: after which the patient lies face up, as the networks have learned (ScoreCurve.quarter_turns).
 
     Raises:
         MemoryShortage: estimated before anything runs.
     """
-    grid, hu, offset = _body_grid(volume.image)
-    plan = _plan(grid, len(hu), windows, wanted)
+    image = face_up(volume.image, quarter_turns)
+    grid, hu, offset = _body_grid(image)
+    plan = [replace(window, longest=longest_tile) for window in _plan(grid, len(hu), windows, wanted)]
     values = sorted({value for window in plan for value in window.classes})
     check_run(volume.image.GetNumberOfPixels(), hu.size, len(values))
     field = ProbabilityField.empty(values, hu.shape)
@@ -79,22 +84,16 @@ def segment_volume(
         progress(done, total)
 
     for window in plan:
-        predict = load(window.bundle)
-        image = network_channels(hu[window.first : window.last])
-        probability = predict_grid(image, predict, len(window.classes) + 1, window.tile, advance)
+        predict = load(window.bundle, tile=window.tile) if longest_tile else load(window.bundle)
+        channels = network_channels(hu[window.first : window.last])
+        probability = predict_grid(channels, predict, len(window.classes) + 1, window.tile, advance)
         weight = border_weight(window.last - window.first, GRID_MM)
         field.add(probability, window.classes, window.first, weight)
-        del predict, image, probability
+        del predict, channels, probability
     _, doubts = clean_field(field, GRID_MM**3 / 1000)
-    labels = labels_on(volume.image, offset, field, wanted, lambda: progress(total, total))
+    labels = labels_on(image, offset, field, wanted, lambda: progress(total, total))
+    labels.CopyInformation(volume.image)
     return Segmentation(labels, {value: doubt for value, doubt in doubts.items() if value in wanted})
-
-
-def region_windows(
-    curve: ScoreCurve, intervals: dict[Bundle, tuple[float, float]]
-) -> dict[Bundle, tuple[float, float]]:
-    """Score intervals to height intervals (RAS mm) of this patient."""
-    return {bundle: tuple(map(float, curve.height_of(np.array(scores)))) for bundle, scores in intervals.items()}
 
 
 def _body_grid(image: sitk.Image) -> tuple[sitk.Image, np.ndarray, sitk.Image]:

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 import yaml
 
@@ -16,7 +17,7 @@ from bpr.segmentation.labels import label_table, structure_by_id
 from bpr.training.dataset import Case, data_folder, head_and_neck_cases, landmark_observations, trunk_cases
 from bpr.training.loop import Schedule, Trainer
 from bpr.training.regions import fit_regions, write_regions
-from bpr.training.ruler import Observation, Ruler, solve_ruler
+from bpr.training.ruler import Observation, Ruler, organ_covariance, solve_ruler
 
 
 def read_config(path: Path) -> dict:
@@ -37,32 +38,21 @@ def teaching_cases(folder: Path, use: str) -> list[Case]:
 
 def train_score(config_path: Path, work: Path, resume: bool) -> Path:
     """Train a score network; returns the folder with ``weights.pt``, ``ruler.json`` and the log."""
-    from bpr.scoring.network import EfficientNetLite, load_imagenet
-    from bpr.training.score import SliceSampler, load_scans, score_loss
+    from bpr.training.score import train_score_network
+    from bpr.training.score_slices import load_scans
 
     config = read_config(config_path)
     data = data_folder(config.get("data"))
     folder = work / config["bundle"]
     cases = teaching_cases(data, config["use"])
     observations, ruler = training_ruler(data, cases)
-    cases += head_and_neck_cases(data)
-    schedule = Schedule(**config["schedule"])
-    torch.manual_seed(schedule.seed)
-    arguments = {key: value for key, value in config["network"].items() if key != "_target_"}
-    network = EfficientNetLite(**arguments)
-    if config["imagenet"]:
-        load_imagenet(network)
-    head = list(network.output.parameters())
-    rest = [p for name, p in network.named_parameters() if not name.startswith("output.") and p.requires_grad]
-    groups = [{"params": rest}, {"params": head, "scale": config["head_scale"]}]
-    trainer = Trainer(network, groups, schedule, folder)
-    if resume and trainer.resume():
-        print(f"resuming at step {trainer.step}")
-    scans = load_scans(cases, observations, ruler, work / "cache" / "slices")
+    scans = load_scans(cases + head_and_neck_cases(data), observations, ruler, work / "cache" / "slices")
     print(f"{len(scans)} scans, {sum(len(s.target) for s in scans.values())} slices")
-    trainer.run(score_loss(SliceSampler(scans, config["groups"], config["per_group"], config["head_and_neck"])))
+    network = train_score_network(config, scans, folder, resume)
     torch.save(network.state_dict(), folder / "weights.pt")
-    (folder / "ruler.json").write_text(json.dumps(asdict(ruler), indent=1), encoding="utf-8")
+    organs, covariance = organ_covariance(observations, ruler)
+    stored = asdict(ruler) | {"organs": organs, "organ_covariance": np.round(covariance, 2).tolist()}
+    (folder / "ruler.json").write_text(json.dumps(stored, indent=1), encoding="utf-8")
     return folder
 
 

@@ -51,6 +51,7 @@ class Trainer:
         )
         self.averaged = {name: tensor.clone() for name, tensor in network.state_dict().items()}
         self.step, self.seconds = 0, 0.0
+        self.notes: dict = {}  # what a watcher wants to find again after a resume: plain numbers, texts and lists
 
     @property
     def checkpoint(self) -> Path:
@@ -61,7 +62,7 @@ class Trainer:
         """Write a checkpoint, complete or not at all."""
         state = {"network": self.network.state_dict(), "averaged": self.averaged, "step": self.step,
                  "optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict(),
-                 "seconds": self.seconds}  # fmt: skip
+                 "seconds": self.seconds, "notes": self.notes}  # fmt: skip
         partial = self.checkpoint.with_suffix(".partial")
         torch.save(state, partial)
         os.replace(partial, self.checkpoint)
@@ -76,10 +77,19 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.step, self.seconds = state["step"], state["seconds"]
+        self.notes = state.get("notes", {})
         return True
 
-    def run(self, loss_of: Callable[[nn.Module, np.random.Generator], torch.Tensor], report_every: int = 25) -> None:
-        """Train to the end; afterwards the network holds the averaged weights."""
+    def run(
+        self,
+        loss_of: Callable[[nn.Module, np.random.Generator], torch.Tensor],
+        report_every: int = 25,
+        watch: Callable[[float], bool] | None = None,
+    ) -> None:
+        """Train to the end; afterwards the network holds the averaged weights.
+
+        ``watch`` is called after each step with its loss and ends the training by returning True.
+        """
         started, saved = time.time() - self.seconds, time.time()
         recent: list[float] = []
         self.network.train()
@@ -95,13 +105,16 @@ class Trainer:
             self._average()
             self.step += 1
             self.seconds = time.time() - started
-            recent.append(loss.item())
+            this_loss = loss.item()
+            recent.append(this_loss)
             if self.step % report_every == 0 or self.step == self.schedule.steps:
                 self._report(float(np.mean(recent)))
                 recent = []
             if time.time() - saved > self.schedule.checkpoint_s:
                 self.save()
                 saved = time.time()
+            if watch is not None and watch(this_loss):
+                break
         self.save()
         self.network.load_state_dict(self.averaged)
 

@@ -11,8 +11,8 @@ from bpr import __version__
 from bpr.evaluation.report import markdown, score_numbers, segmentation_numbers
 from bpr.models import Bundle
 from bpr.resources import resources_dir
-from bpr.scoring.network import EfficientNetLite
-from bpr.scoring.scale import to_score
+from bpr.scoring.network import ScoreNetwork
+from bpr.scoring.scale import BIN_MM, BINS, FIRST_BIN_MM, to_score
 from bpr.scoring.slices import INPUT_PIXELS
 from bpr.segmentation.grid import CHANNELS, GRID_MM
 from bpr.segmentation.labels import structure_by_value
@@ -20,7 +20,8 @@ from bpr.segmentation.network import build_network
 from bpr.training.bundle import write_bundle
 from bpr.training.commands import read_config, teaching_cases
 from bpr.training.dataset import data_folder
-from bpr.training.score import BIN_MM, BINS, FIRST_BIN_MM
+from bpr.training.ruler import Ruler
+from bpr.training.score import network_definition
 
 BATCH = 16  # of the score network's graph
 LICENSE = "Apache-2.0 (weights trained on CT under CC BY, Apache-2.0, BSD-3-Clause, MIT and public-domain licences)"
@@ -30,25 +31,36 @@ def package_score(config_path: Path, work: Path) -> Bundle:
     """Bundle of a trained score network, written into Resources/Models."""
     config = read_config(config_path)
     data, folder = data_folder(config.get("data")), work / config["bundle"]
-    ruler = json.loads((folder / "ruler.json").read_text(encoding="utf-8"))
-    arguments = {key: value for key, value in config["network"].items() if key != "_target_"}
-    network = EfficientNetLite(**arguments)
+    stored = json.loads((folder / "ruler.json").read_text(encoding="utf-8"))
+    organs = {"names": stored.pop("organs"), "covariance_mm2": stored.pop("organ_covariance")}
+    ruler = Ruler(**stored)
+    definition = network_definition(config, len(ruler.position))
+    network = ScoreNetwork(**definition)
     network.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
     landmarks = {
         name: {
             "ruler_mm": round(position, 2),
-            "spread_mm": round(ruler["spread"][name], 2),
-            "kind": ruler["kind"][name],
-            "score": round(float(to_score(position, ruler["position"])), 2),
+            "spread_mm": round(ruler.spread[name], 2),
+            "kind": ruler.kind[name],
+            "score": round(float(to_score(position, ruler.position)), 2),
         }
-        for name, position in ruler["position"].items()
+        for name, position in ruler.position.items()
     }
-    bins = {"first_mm": FIRST_BIN_MM, "width_mm": BIN_MM, "count": BINS}
-    facts = {"role": "score", "modality": "CT", "use": config["use"], "bins": bins, "landmarks": landmarks}
-    definition = {"_target_": "EfficientNetLite"} | arguments
-    example = torch.zeros(BATCH, 3, INPUT_PIXELS, INPUT_PIXELS)
+    pixels = config.get("pixels", INPUT_PIXELS)
+    facts = {"role": "score", "modality": "CT", "use": config["use"], "pixels": pixels,
+             "bins": {"first_mm": FIRST_BIN_MM, "width_mm": BIN_MM, "count": BINS}, "landmarks": landmarks,
+             "votes": sorted(ruler.position), "organs": organs, "trust": config.get("trust", {})}  # fmt: skip
+    definition = {"_target_": "ScoreNetwork"} | definition
+    example = torch.zeros(BATCH, 3, pixels, pixels)
     channels = {"0": "8 mm below", "1": "slice", "2": "8 mm above"}
-    metadata = _metadata(config, "Score of axial CT slices on the body ruler", facts, example, BINS, channels)
+    metadata = _metadata(
+        config,
+        "Score of axial CT slices on the body ruler",
+        facts,
+        example,
+        definition["bins"] + definition["votes"],
+        channels,
+    )
     target = resources_dir() / "Models" / config["bundle"]
     bundle = write_bundle(target, network, definition, example, metadata, "")
     return _with_card(bundle, network, definition, example, metadata, config, score_numbers(bundle, data), data,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,8 +96,16 @@ def crop_to_interval(case: LabeledCase, low_mm: float, high_mm: float) -> Labele
 class PatchSampler:
     """Draws one augmented patch: a labeled structure's voxel is its center two times of three, rare ones as often."""
 
-    def __init__(self, cases: list[LabeledCase], classes: list[int], patch: tuple[int, int, int], mirror: float = 0.3):
+    def __init__(
+        self,
+        cases: list[LabeledCase],
+        classes: list[int],
+        patch: tuple[int, int, int],
+        mirror: float = 0.3,
+        intensity: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None,
+    ):
         self.cases, self.patch, self.mirror = cases, patch, mirror
+        self.intensity = intensity or random_intensity
         self.lookup = np.zeros(256, np.uint8)  # label-table value -> output channel
         self.lookup[classes] = np.arange(1, len(classes) + 1)
         self.lookup[OUTSIDE] = OUTSIDE
@@ -114,7 +123,7 @@ class PatchSampler:
         target = self.lookup[labels]
         if rng.random() < self.mirror:
             hu, target, known = hu[..., ::-1], self.partner[target][..., ::-1], known[self.partner[: len(known)]]
-        image = network_channels(_random_intensity(hu, rng))
+        image = network_channels(self.intensity(hu, rng))
         return torch.from_numpy(image)[None], torch.from_numpy(target.copy()), torch.from_numpy(known)
 
     def _center(self, case: LabeledCase, rng: np.random.Generator) -> np.ndarray:
@@ -160,7 +169,7 @@ def _partners(classes: list[int]) -> np.ndarray:
     return partner
 
 
-def _random_intensity(hu: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def random_intensity(hu: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """HU shift and scale, contrast agent in soft tissue, noise."""
     hu = hu * rng.uniform(0.92, 1.08) + rng.normal(0, 12)
     soft = (hu > 20) & (hu < 400)
@@ -192,7 +201,7 @@ def marginal_loss(logits: torch.Tensor, target: torch.Tensor, known: torch.Tenso
     emphasis = weight * (frequency.sum() / frequency)[target] ** rarity
     entropy = -(log_true @ emphasis) / emphasis.sum().clamp(min=1)
     # Sums per structure without a one-hot volume, which would cost more than the network's deeper half.
-    zeros = torch.zeros(len(log_p))
+    zeros = torch.zeros(len(log_p), device=log_p.device)
     overlap = zeros.index_add(0, target, log_true.exp() * weight)
     truth = zeros.index_add(0, target, weight)
     dice = 1 - (2 * overlap + 1) / (log_p.exp() @ weight + truth + 1)

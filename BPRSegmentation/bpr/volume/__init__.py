@@ -2,6 +2,7 @@
 
 from bpr.volume.geometry import same_geometry, slice_axis, slice_heights
 from bpr.volume.grid import canonical
+from bpr.volume.posture import POSTURES, face_up
 from bpr.volume.reading import Volume, read_volume
 
-__all__ = ["Volume", "canonical", "read_volume", "same_geometry", "slice_axis", "slice_heights"]
+__all__ = ["POSTURES", "Volume", "canonical", "face_up", "read_volume", "same_geometry", "slice_axis", "slice_heights"]
