@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 from bpr.scoring.fit import clean, fit_line
 from bpr.scoring.inference import BATCH, Scale, curve_from_logits, slice_logits
 from bpr.scoring.scale import to_ruler, to_score
-from bpr.scoring.votes import change_point
+from bpr.scoring.votes import change_point, organ_heights
 from bpr.volume import Volume
 
 CENTERS = -10.0 + 20.0 * np.arange(50)
@@ -110,6 +110,22 @@ def test_votes_turn_where_the_organ_lies():
     assert place == pytest.approx(160, abs=1) and doubt == pytest.approx(25, abs=1)  # nobody knows: the prior stays
     place, _ = change_point(z, np.full(len(z), 9.0), prior_mm=-40.0, prior_sd_mm=25.0, correlation_mm=15.0)
     assert place < 0  # all slices lie above it
+
+
+def test_an_organ_that_nobody_saw_follows_the_others():
+    """Dome 40 mm above its mean height: the spleen, of which the votes say nothing, is expected higher too."""
+    z = np.arange(0, 300, 2.5)
+    votes = np.stack([(z - 190.0) / 3, np.zeros(len(z))], 1)
+    covariance = 30.0**2 * np.array([[1.0, 0.8], [0.8, 1.0]])
+    heights, doubts = organ_heights(z, votes, np.array([150.0, 120.0]), covariance, 15.0)
+    assert heights[0] == pytest.approx(190, abs=6)
+    assert 140 < heights[1] < 160 and doubts[0] < doubts[1] < 30
+
+
+def test_legs_are_not_scored_as_pelvis():
+    z = np.arange(0, 200, 2.5)
+    curve = curve_from_logits(a_volume(80, 2.5), z, logits(np.clip(-100 + z, -10, 60)), SCALE)
+    assert curve.verdict.quality == "refused" and "legs" in [notice.code for notice in curve.verdict.notices]
 
 
 def test_sample_scores_climb_towards_the_head(sample_result):

@@ -54,30 +54,49 @@ def split(cases: list[Case], folds: int) -> dict[str, int]:
     return {patient: k % folds for k, patient in enumerate(patients)}
 
 
-def run_fold(recipe: Recipe, fold: int, data: Path, cases: list[Case]) -> tuple[Ruler, dict[str, Prediction]]:
+@dataclass(frozen=True)
+class FoldRun:
+    """One fold: the ruler of its teaching scans, and the predictions of its held-out scans.
+
+    ``teaching`` holds predictions of some teaching scans too where the outputs need calibration on them.
+    """
+
+    ruler: Ruler
+    held_out: dict[str, Prediction]
+    teaching: dict[str, Prediction]
+
+
+def run_fold(recipe: Recipe, fold: int, data: Path, cases: list[Case]) -> FoldRun:
     """Train on the other folds and predict this one; what is done already is read from disk."""
     place = split(cases, recipe.folds)
     teaching = [case for case in cases if place[case.patient] != fold]
+    held_out = [case for case in cases if place[case.patient] == fold]
     observations, ruler = training_ruler(data, teaching)
     folder = recipe.folder(fold)
-    held_out = [case for case in cases if place[case.patient] == fold]
+    calibrated = recipe.config.get("objective", "few_label") != "few_label"
+    asked = held_out + (teaching if calibrated else [])
     if not (folder / "predictions.npz").exists():
         scans = load_scans(teaching + head_and_neck_cases(data), observations, ruler, WORK / "cache" / "slices")
         network = train_score_network(recipe.config, scans, folder, resume=True).eval()
         torch.save(network.state_dict(), folder / "weights.pt")
-        stored = {}
-        for case in held_out:
-            stack = slice_stack(sitk.ReadImage(str(case.path)), STEP_MM)
-            stored[f"{case.id} z"] = stack.z_mm - first_slice_height(case.path)
-            stored[f"{case.id} logits"] = predict(network, network_input(stack, recipe.config.get("pixels")))
-        np.savez_compressed(folder / "predictions.npz", **stored)
+        np.savez_compressed(folder / "predictions.npz", **_predict_all(network, asked, recipe.config.get("pixels")))
         (folder / "checkpoint.pt").unlink(missing_ok=True)
     stored = np.load(folder / "predictions.npz")
-    return ruler, {c.id: Prediction(stored[f"{c.id} z"], stored[f"{c.id} logits"]) for c in held_out}
+    found = {case.id: Prediction(stored[f"{case.id} z"], stored[f"{case.id} logits"]) for case in asked}
+    return FoldRun(ruler, {c.id: found[c.id] for c in held_out}, {c.id: found[c.id] for c in teaching if calibrated})
+
+
+def _predict_all(network: torch.nn.Module, cases: list[Case], pixels: int | None) -> dict[str, np.ndarray]:
+    stored = {}
+    for case in cases:
+        stack = slice_stack(sitk.ReadImage(str(case.path)), STEP_MM)
+        stored[f"{case.id} z"] = stack.z_mm - first_slice_height(case.path)
+        stored[f"{case.id} logits"] = predict(network, network_input(stack, pixels))
+    return stored
 
 
 def predict(network: torch.nn.Module, images: np.ndarray) -> np.ndarray:
     """Logits of all slices, in batches of 64."""
     with torch.inference_mode():
-        parts = [network(torch.from_numpy(images[i : i + 64])) for i in range(0, len(images), 64)]
+        parts = [network(torch.from_numpy(images[i : i + 64].copy())) for i in range(0, len(images), 64)]
     return torch.cat(parts).float().numpy()

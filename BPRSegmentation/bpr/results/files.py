@@ -18,8 +18,6 @@ from bpr.scoring.curve import ScoreCurve
 from bpr.segmentation.labels import structure_by_value, terminology_entry
 from bpr.volume import slice_axis
 
-SPACING_TOLERANCE = 0.25
-
 
 def write_json(path: Path, content: dict) -> None:
     """UTF-8 JSON with readable numbers."""
@@ -68,7 +66,7 @@ def write_scores(result: RunResult, folder: Path) -> None:
         "body part examined tag": "-".join(r.name.upper() for r in reversed(result.regions)) or "NONE",
         "look-up table": {m.name: {"mean": round(m.score, 3)} for m in curve.landmarks},
         "reverse zordering": int(verdict.slice_order == "reversed"),
-        "valid z-spacing": int(abs(ratio - 1) <= SPACING_TOLERANCE),
+        "valid z-spacing": int(all(notice.code != "spacing_doubtful" for notice in verdict.notices)),
         "z-spacing": verdict.stated_spacing_mm,
         "expected z-spacing": verdict.implied_spacing_mm,
         "slope ratio": ratio,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 import shutil
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import psutil
 from bpr.errors import OutputError
 
 MARK = "result.json"  # a folder without it is not ours and is never replaced
+PLACE_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
 
 
 @contextlib.contextmanager
@@ -24,23 +26,24 @@ def result_folder(target: Path) -> Iterator[Path]:
         OutputError: the place cannot be written, is full, or holds files that are not an earlier result.
     """
     target = Path(os.path.abspath(target))
-    _check_replaceable(target)
-    _remove_stale(target)
     partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
     try:
+        _check_replaceable(target)
+        _remove_stale(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         partial.mkdir()
     except OSError as error:
+        _remove(partial)
         raise _cannot_write(target, error) from None
     try:
         yield partial
         _swap(partial, target)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno in PLACE_FAULTS:
             raise _cannot_write(target, error) from error
         raise
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        _remove(partial)
 
 
 def check_space(folder: Path, needed_bytes: int) -> None:
@@ -65,15 +68,24 @@ def _remove_stale(target: Path) -> None:
     """Remove what killed runs left beside the target; restore the old result if a swap was cut in the middle."""
     if not target.parent.is_dir():
         return
-    for leftover in target.parent.glob(f".{target.name}.partial-*"):
+    name = glob.escape(target.name)
+    for leftover in target.parent.glob(f".{name}.partial-*"):
         owner = leftover.name.rpartition("-")[2]
-        if not (owner.isdigit() and psutil.pid_exists(int(owner))):
-            shutil.rmtree(leftover, ignore_errors=True)
-    for old in target.parent.glob(f".{target.name}.old-*"):
+        # A process of our own number is long gone: containers give the same few numbers again and again.
+        if not (owner.isdigit() and int(owner) != os.getpid() and psutil.pid_exists(int(owner))):
+            _remove(leftover)
+    for old in target.parent.glob(f".{name}.old-*"):
         if target.exists():
-            shutil.rmtree(old, ignore_errors=True)
+            _remove(old)
         else:
             os.replace(old, target)
+
+
+def _remove(folder: Path) -> None:
+    """Delete a folder; a second try helps where a single operation failed (network drives do that)."""
+    for _ in range(2):
+        if folder.exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _swap(partial: Path, target: Path) -> None:
@@ -86,7 +98,7 @@ def _swap(partial: Path, target: Path) -> None:
         if old.exists():
             os.replace(old, target)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    _remove(old)
 
 
 def _cannot_write(target: Path, error: OSError) -> OutputError:

@@ -24,12 +24,17 @@ class Trust:
 
     Attributes:
         vote_correlation_mm: distance over which votes of neighboring slices count as one.
-        curve_factor, landmark_factor: what the standard deviations of the curve and of landmarks are multiplied with.
+        curve_factor, organ_factor: what the standard deviations of the curve and of organ heights are multiplied with.
+        typical_slope: ruler mm per mm that the free line finds in scans whose spacing is right.
+        slope_tolerance: distance of the natural logarithm of slope / typical slope from 0 that is still believed:
+            people differ in height, so a few percent of spacing can never be told from a short or tall person.
     """
 
     vote_correlation_mm: float = 15.0
     curve_factor: float = 1.0
-    landmark_factor: float = 1.0
+    organ_factor: float = 1.0
+    typical_slope: float = 1.0
+    slope_tolerance: float = 0.25
 
 
 @dataclass(frozen=True)

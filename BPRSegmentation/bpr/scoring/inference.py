@@ -14,7 +14,7 @@ from bpr.scoring.fit import SLOPE_PRIOR_SD, Trust, clean, fit_line, near_line
 from bpr.scoring.scale import scale_ends, to_score
 from bpr.scoring.slices import INPUT_PIXELS, network_input, slice_stack
 from bpr.scoring.verdict import Fit, judge, slice_order, support
-from bpr.scoring.votes import change_point, organ_heights
+from bpr.scoring.votes import HEAD_TILT, change_point, organ_heights
 from bpr.volume import Volume, slice_heights
 
 Predictor = Callable[[np.ndarray], np.ndarray]
@@ -145,7 +145,7 @@ def curve_from_logits(volume: Volume, z_mm: np.ndarray, logits: np.ndarray, scal
     slope = (ruler_mm[-1] - ruler_mm[0]) / (z[-1] - z[0]) if len(z) > 1 else line.slope
     upright = ScoreCurve(sign * own, raw, cleaned, sd_score, unit / slope, [], None)
     landmarks = _landmarks(upright, scale, z, votes, sign)
-    fit = Fit(order, line, free if sign > 0 else reverse, support(z, p, scale.centers, line))
+    fit = Fit(order, line, free if sign > 0 else reverse, support(z, p, scale.centers, line), scale.trust)
     verdict = judge(volume, z_mm, seen, landmarks, fit, turns)
     return ScoreCurve(own, raw, cleaned, sd_score, unit / slope, landmarks, verdict, turns)
 
@@ -159,7 +159,7 @@ def _read(z: np.ndarray, known_z: np.ndarray, known: np.ndarray, slope: float) -
 def _landmarks(
     curve: ScoreCurve, scale: Scale, z: np.ndarray, votes: np.ndarray, sign: float
 ) -> list[LandmarkPosition]:
-    """Bones where the cleaned curve crosses their score; airways, vessels and organs where the slices' votes change.
+    """Bones where the cleaned curve crosses their score; airways, vessels, jaw, orbits and organs by the slices' votes.
 
     The curve is the prior of the votes: an organ lies where the ruler puts it, give or take what people differ.
     """
@@ -171,17 +171,19 @@ def _landmarks(
     sd = {name: float(np.interp(height[name], curve.z_mm[order], curve.sd[order])) * unit for name in names}
     doubt = {name: float(np.hypot(sd[name], scale.spread[name])) for name in names}
     correlation = scale.trust.vote_correlation_mm
+    voted = {}
     for name in scale.votes:
-        if scale.kind[name] == "airway_vessel":
+        if scale.kind[name] == "airway_vessel" or name in HEAD_TILT:
             own = votes[:, scale.votes.index(name)]
-            height[name], doubt[name] = change_point(z, own, height[name], doubt[name], correlation)
+            voted[name] = change_point(z, own, height[name], doubt[name], correlation)
     if scale.organs:
         prior = np.array([height[name] for name in scale.organs])
         spread = np.diag([sd[name] ** 2 for name in scale.organs]) + scale.organ_covariance
         own = votes[:, [scale.votes.index(name) for name in scale.organs]]
-        found = organ_heights(z, own, prior, spread, correlation)
-        height |= dict(zip(scale.organs, map(float, found[0]), strict=True))
-        doubt |= dict(zip(scale.organs, map(float, found[1]), strict=True))
-    low, high, factor = curve.z_mm.min(), curve.z_mm.max(), scale.trust.landmark_factor
+        found, doubts = organ_heights(z, own, prior, spread, correlation)
+        voted |= dict(zip(scale.organs, zip(found, doubts * scale.trust.organ_factor, strict=True), strict=True))
+    height |= {name: float(found) for name, (found, _) in voted.items()}
+    doubt |= {name: float(sd_mm) for name, (_, sd_mm) in voted.items()}
+    low, high = curve.z_mm.min(), curve.z_mm.max()
     inside = {name: bool(low <= height[name] <= high) for name in names}
-    return [LandmarkPosition(n, score[n], sign * height[n], doubt[n] * factor, inside[n]) for n in names]
+    return [LandmarkPosition(n, score[n], sign * height[n], doubt[n], inside[n]) for n in names]

@@ -109,8 +109,11 @@ def network_input(stack: SliceStack, pixels: int | None = None) -> np.ndarray:
     values = stack.hu.astype(np.float32) - AIR_HU  # outside of the field is zero then, which is air
     small = to_network_range(resample @ values @ resample.T + AIR_HU).astype(np.float32)
     gap = max(1, round(CHANNEL_GAP_MM / stack.step_mm))
-    index = np.arange(n)
-    return np.stack([small[np.clip(index + shift, 0, n - 1)] for shift in (-gap, 0, gap)], axis=1)
+    small = np.pad(small, ((gap, gap), (0, 0), (0, 0)), mode="edge")
+    # The three heights of a slice lie in the padded stack already: a view saves a copy of three times its size.
+    step, *rest = small.strides
+    shape = (n, 3, *small.shape[1:])
+    return np.lib.stride_tricks.as_strided(small, shape, (step, gap * step, *rest), writeable=False)
 
 
 def _field_matrix(pixels: int) -> np.ndarray:

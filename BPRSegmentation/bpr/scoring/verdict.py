@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from bpr.errors import Notice
 from bpr.scoring.curve import LandmarkPosition, Verdict
-from bpr.scoring.fit import Line
+from bpr.scoring.fit import Line, Trust
 from bpr.volume import POSTURES, Volume, slice_heights
 
 SHORT_MM = 60.0
 LONG_ENOUGH_MM = 150.0  # below this the slope is too uncertain to doubt the stated spacing
-SPACING_TOLERANCE = 0.25  # people themselves differ by 0.83..1.16 around the ruler
 REVERSE_MARGIN = 3.0  # log likelihood by which the reversed order must win
 NEAR_MM = 60.0
 LEG_SCORE, LEGS_SHARE = -4.0, 0.6  # 30 mm below the ischium; share of such slices that makes a scan one of legs
@@ -28,6 +28,12 @@ class Fit:
     line: Line
     free: Line
     support: float
+    trust: Trust = Trust()
+
+    @property
+    def spacing_ratio(self) -> float:
+        """Spacing that the anatomy implies over the spacing that the file states."""
+        return abs(self.free.slope) / self.trust.typical_slope
 
 
 def slice_order(length_mm: float, free: Line, reverse: Line) -> str:
@@ -50,13 +56,13 @@ def judge(
     """The verdict in words. ``z_mm`` are the heights that the network saw, growing, ``raw`` the scores found there."""
     length = float(z_mm[-1] - z_mm[0])
     stated = float(np.abs(np.diff(slice_heights(volume.image))).mean())
-    implied = stated * abs(fit.free.slope)
+    implied = stated * fit.spacing_ratio
     notices, quality = [], "good"
     if fit.order == "reversed":
         quality = "doubtful"
         notices.append(Notice("order_reversed", "The anatomy runs from head to feet against the direction that the "
                               "file states: the slice order or the orientation is wrong."))  # fmt: skip
-    if length >= LONG_ENOUGH_MM and not 1 - SPACING_TOLERANCE <= abs(fit.free.slope) <= 1 + SPACING_TOLERANCE:
+    if length >= LONG_ENOUGH_MM and abs(math.log(fit.spacing_ratio)) > fit.trust.slope_tolerance:
         quality = "doubtful"
         notices.append(Notice("spacing_doubtful", f"The anatomy suggests slices every {implied:.1f} mm, but the file "
                               f"states {stated:.1f} mm."))  # fmt: skip

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+HEAD_TILT = ("mandible_bottom", "orbit_center")  # bones that leave the ruler when the chin goes up or down
 BEYOND_MM = 400.0  # how far outside the scan a landmark may be placed
 WIDE_MM = 60.0  # standard deviation of a prior that leaves the votes alone to speak
 

@@ -14,7 +14,7 @@ from bpr.volume.geometry import AIR, bounds, corners, direction_matrix, resample
 # Tilt of the axes that counts as none: what it shifts along the volume, as a share of a target voxel.
 _ALIGNED_WITHIN = 0.1
 _ANTI_ALIAS = 0.4
-_SLICES_AT_ONCE = 32
+_SLICES_AT_ONCE = 4
 
 
 def canonical(image: sitk.Image, spacing_mm: Sequence[float], fill: float = AIR) -> sitk.Image:
@@ -111,8 +111,7 @@ def _weights(places: np.ndarray, count: int, sigma: float) -> np.ndarray:
 def _weighted(array: np.ndarray, weights: Sequence[np.ndarray]) -> np.ndarray:
     """Apply one weight matrix along each index axis (i, j, k) of an array (k, j, i).
 
-    Some slices at a time: all at once takes too much memory, and one by one the threads of the matrix product wait
-    for each other most of the time when other programs use the cores.
+    Few slices at a time, so that they stay in the processor's cache.
     """
     along_i, along_j, along_k = weights
     planes = np.empty((len(array), len(along_j), len(along_i)), np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from bpr.volume.stack import read_stack, straightened
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 ITK_SUFFIXES = {".nrrd": "NRRD", ".nhdr": "NRRD", ".mha": "MetaImage", ".mhd": "MetaImage"}
 _KNOWN = "Choose NIfTI (.nii, .nii.gz), NRRD (.nrrd, .nhdr), MetaImage (.mha, .mhd) or a folder of DICOM."
+_META_HEADER_BYTES = 16384
 _INCOMPLETE = ("not read completely", "expected", "fread got only", "unexpected end", "Z_BUF_ERROR")
 
 
@@ -138,6 +140,8 @@ def _read_chosen(frames: list[Frame], notices: list[Notice], name: str) -> tuple
 
 def _read_by_itk(path: Path, name: str) -> sitk.Image:
     """NRRD and MetaImage: header first, then voxels; ITK's own words become one sentence."""
+    if ITK_SUFFIXES[path.suffix.lower()] == "MetaImage":
+        _check_dimensions(path, name)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     text = ""
@@ -160,6 +164,15 @@ def _read_by_itk(path: Path, name: str) -> sitk.Image:
     while image.GetDimension() > 3:
         image = image[..., 0]
     return image
+
+
+def _check_dimensions(path: Path, name: str) -> None:
+    """A negative or huge number of dimensions lets ITK's MetaImage reader crash the process: look at it before."""
+    with open(path, "rb") as file:
+        start = file.read(_META_HEADER_BYTES)
+    for stated in re.findall(rb"(?m)^\s*NDims\s*=\s*(\S+)", start):
+        if stated not in (b"2", b"3", b"4"):
+            raise InputError(f"{name} states an impossible number of dimensions.", EXPORT_AGAIN)
 
 
 def _check_itk_header(reader: sitk.ImageFileReader, name: str) -> None:
