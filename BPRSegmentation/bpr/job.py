@@ -208,7 +208,7 @@ def _segment(request: JobRequest, result, bundles, engine, progress: Progress):
     """Add the segmentation to a result; without any organ in reach a notice says so."""
     import math
 
-    from bpr.regions import select_regions
+    from bpr.regions import select_regions, structure_heights
     from bpr.results.segments import found_segments
     from bpr.segmentation.inference import segment_volume
     from bpr.segmentation.labels import label_table
@@ -222,7 +222,7 @@ def _segment(request: JobRequest, result, bundles, engine, progress: Progress):
     try:
         segmentation = segment_volume(
             result.volume, windows, engine.predictor, wanted, progress.count("tiles"), request.tile,
-            result.curve.quarter_turns
+            result.curve.quarter_turns, structure_heights(result.curve)
         )  # fmt: skip
     except MemoryError:
         raise MemoryShortage("The segmentation ran out of memory.",

@@ -11,6 +11,7 @@ from bpr.errors import InputError
 from bpr.resources import read_table
 from bpr.results.summary import RegionFound
 from bpr.scoring.curve import ScoreCurve
+from bpr.segmentation.labels import structure_by_id
 from bpr.volume import Volume, slice_axis
 
 LEAST_SHARE = 0.15  # a region counts as held when the scan covers this share of its core
@@ -56,6 +57,17 @@ def region_table() -> list[Region]:
         Region(row["region"], row["core_low"], row["core_high"], float(row["low_score"]), float(row["high_score"]))
         for row in read_table("regions")
     ]
+
+
+def structure_heights(curve: ScoreCurve) -> dict[int, tuple[float, float]]:
+    """Label value to the RAS heights (low, high) in mm outside of which the structure cannot lie in this patient.
+
+    From ``Resources/Anatomy/extents.csv``, fitted on training cases with a wide margin.
+    """
+    rows = read_table("extents")
+    scores = np.array([[float(row["low_score"]), float(row["high_score"])] for row in rows])
+    heights = curve.height_of(scores)
+    return {structure_by_id(row["structure"]).value: tuple(ends) for row, ends in zip(rows, heights, strict=True)}
 
 
 def region_members(region: str) -> list[str]:

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 
 from bpr.evaluation.statistics import Estimate, bootstrap_mean
 from bpr.models import Bundle
-from bpr.regions import region_table
+from bpr.regions import region_table, structure_heights
 from bpr.scoring.inference import Predictor, score_volume
 from bpr.segmentation.inference import segment_volume
 from bpr.segmentation.labels import structure_by_id
@@ -51,7 +51,7 @@ def evaluate_segmentation(
         }
         structures = sorted({name for b in bundles for name in b.facts["structures"]})
         wanted = [structure_by_id(name).value for name in structures]
-        found = segment_volume(volume, windows, load, wanted)
+        found = segment_volume(volume, windows, load, wanted, heights=structure_heights(curve))
         truth = sitk.ReadImage(str(case.labels))
         predicted = sitk.Resample(found.labels, truth, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
         results += compare(case, truth, predicted, structures, windows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -56,6 +57,7 @@ def segment_volume(
     progress: Callable[[int, int], None] = lambda done, total: None,
     longest_tile: int = 0,
     quarter_turns: int = 0,
+    heights: dict[int, tuple[float, float]] | None = None,
 ) -> Segmentation:
     """Run the networks over their height intervals and merge.
 
@@ -64,6 +66,7 @@ def segment_volume(
         load: from a bundle to its predictor, with ``tile`` when that is not the bundle's own; one after another.
         wanted: label values that are asked for. Networks that know none of them do not run.
         longest_tile: edge, in voxels, that no tile exceeds, to need less memory; 0 for the bundles' own tiles.
+        heights: label value to the RAS heights in mm outside of which the structure cannot lie.
         quarter_turns: after which the patient lies face up, as the networks have learned (ScoreCurve.quarter_turns).
 
     Raises:
@@ -90,6 +93,10 @@ def segment_volume(
         weight = border_weight(window.last - window.first, GRID_MM)
         field.add(probability, window.classes, window.first, weight)
         del predict, channels, probability
+    bottom = grid.GetOrigin()[2]
+    for value, (low_mm, high_mm) in (heights or {}).items():
+        if value in values:
+            field.limit(value, math.ceil((low_mm - bottom) / GRID_MM), math.floor((high_mm - bottom) / GRID_MM) + 1)
     _, doubts = clean_field(field, GRID_MM**3 / 1000)
     labels = labels_on(image, offset, field, wanted, lambda: progress(total, total))
     labels.CopyInformation(volume.image)

@@ -48,6 +48,12 @@ class ProbabilityField:
                 self.sums[k, box] += (probability[channel] * weight[:, None, None]).astype(np.float16)
                 self.weights[k, box] += weight
 
+    def limit(self, value: int, first: int, last: int) -> None:
+        """Keep a structure inside the slices [first, last)."""
+        k = self.values.index(value)
+        self.sums[k, : max(first, 0)] = 0
+        self.sums[k, max(last, 0) :] = 0
+
     def probability(self, k: int) -> np.ndarray:
         """(z, y, x) float32 probability of the k-th structure; zero where no region speaks of it."""
         weight = np.where(self.weights[k] > 0, self.weights[k], 1)[:, None, None]

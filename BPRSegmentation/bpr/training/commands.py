@@ -16,7 +16,7 @@ from bpr.scoring.scale import to_ruler
 from bpr.segmentation.labels import label_table, structure_by_id
 from bpr.training.dataset import Case, data_folder, head_and_neck_cases, landmark_observations, trunk_cases
 from bpr.training.loop import Schedule, Trainer
-from bpr.training.regions import fit_regions, write_regions
+from bpr.training.regions import fit_extents, fit_regions, write_extents, write_regions
 from bpr.training.ruler import Observation, Ruler, organ_covariance, solve_ruler
 
 
@@ -130,9 +130,10 @@ def start_from(network: torch.nn.Module, weights: dict, classes: list[int], trai
 
 
 def train_regions(config_path: Path) -> Path:
-    """Fit the regions' score intervals on the cases that a configuration lets teach; writes Anatomy/regions.csv."""
+    """Fit score intervals of regions and structures on the cases that may teach; writes regions.csv and extents.csv."""
     config = read_config(config_path)
     data = data_folder(config.get("data"))
     cases = teaching_cases(data, config["use"])
     observations, ruler = training_ruler(data, cases)
+    write_extents(fit_extents(cases, observations, ruler))
     return write_regions(fit_regions(cases, observations, ruler))

@@ -71,7 +71,8 @@ class Trainer:
         """Continue from the checkpoint if there is one."""
         if not self.checkpoint.exists():
             return False
-        state = torch.load(self.checkpoint, weights_only=True)
+        device = next(self.network.parameters()).device
+        state = torch.load(self.checkpoint, map_location=device, weights_only=True)
         self.network.load_state_dict(state["network"])
         self.averaged = state["averaged"]
         self.optimizer.load_state_dict(state["optimizer"])

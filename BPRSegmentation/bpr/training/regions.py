@@ -10,11 +10,13 @@ import SimpleITK as sitk
 
 from bpr.resources import read_table, resources_dir
 from bpr.scoring.scale import to_score
-from bpr.segmentation.labels import structure_by_id
+from bpr.segmentation.labels import label_table, structure_by_id
 from bpr.training.dataset import Case, first_slice_height
 from bpr.training.ruler import Observation, Ruler, dense_target
 
 MARGIN_MM = 15.0  # the typical error of a predicted height on validation cases
+EXTENT_MARGIN_MM = 40.0  # people differ more than the few training cases do
+BEYOND_SCORE = 50.0  # beyond the ruler's ends, for structures whose end no training case shows
 
 
 def organ_extents(cases: list[Case], observations: list[Observation], ruler: Ruler) -> dict[str, list[tuple]]:
@@ -57,6 +59,33 @@ def fit_regions(cases: list[Case], observations: list[Observation], ruler: Ruler
             high += 2 * ruler.spread[row["core_high"]]
         intervals[row["region"]] = (float(to_score(low, ruler.position)), float(to_score(high, ruler.position)))
     return intervals
+
+
+def fit_extents(cases: list[Case], observations: list[Observation], ruler: Ruler) -> dict[str, tuple[float, float]]:
+    """Score interval (low, high) per structure ID outside of which no person has it; what lies there is an error."""
+    fitted = {}
+    for name, ends in organ_extents(cases, observations, ruler).items():
+        lows, highs = np.array(ends, float).T
+        low = to_score(np.nanmin(lows) - EXTENT_MARGIN_MM, ruler.position) if np.isfinite(lows).any() else -BEYOND_SCORE
+        high = (
+            to_score(np.nanmax(highs) + EXTENT_MARGIN_MM, ruler.position)
+            if np.isfinite(highs).any()
+            else 100 + BEYOND_SCORE
+        )
+        fitted[name] = (float(low), float(high))
+    return fitted
+
+
+def write_extents(extents: dict[str, tuple[float, float]]) -> Path:
+    """Store fitted intervals in ``Resources/Anatomy/extents.csv``, in label-table order."""
+    path = resources_dir() / "Anatomy" / "extents.csv"
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["structure", "low_score", "high_score"])
+        for structure in label_table():
+            if structure.id in extents:
+                writer.writerow([structure.id, *(f"{value:.1f}" for value in extents[structure.id])])
+    return path
 
 
 def write_regions(intervals: dict[str, tuple[float, float]]) -> Path:
