@@ -123,9 +123,11 @@ def _with_card(
     study = resources_dir().parent / "Testing" / "benchmarks" / "results" / "scoring_recipes.md"
     comparison = []
     if metadata["bpr"]["role"] == "score" and study.is_file():
-        comparison = ["", "Cross-validated by patient over all annotated scans (`make study NAME=scoring`), this recipe being "
-                      "`shipped`; `efficientnet_scratch` is EfficientNet-B0 without natural-image weights:", "",
-                      study.read_text(encoding="utf-8").strip()]  # fmt: skip
+        introduction = (
+            "Cross-validated by patient over all annotated scans (`make study NAME=scoring`); this recipe is `shipped`, "
+            "and `efficientnet_scratch` is EfficientNet-B0 without natural-image weights:"
+        )
+        comparison = ["", introduction, "", study.read_text(encoding="utf-8").strip()]
     lines = [
         f"# {bundle.name} {config['version']}",
         "",
@@ -168,8 +170,8 @@ def _selection(role: str) -> str:
     """What the validation cases were used for beside measuring: selection makes numbers optimistic."""
     if role == "score":
         return (
-            "They chose no weights and no steps. That the slices' votes place airways, jaw and orbits, and not bones, was "
-            "decided on cross-validated errors over all annotated scans, these among them."
+            "They chose no weights and no steps. That the slices' votes place airways, jaw and orbits, but no other "
+            "bones, was decided on cross-validated errors over all annotated scans, these among them."
         )
     return (
         "They chose no weights, but their Dice after the first stage of training (0 for several small structures) "

@@ -19,8 +19,13 @@ EXTENT_MARGIN_MM = 40.0  # people differ more than the few training cases do
 BEYOND_SCORE = 50.0  # beyond the ruler's ends, for structures whose end no training case shows
 
 
-def organ_extents(cases: list[Case], observations: list[Observation], ruler: Ruler) -> dict[str, list[tuple]]:
-    """Per structure ID the (lowest, highest) ruler position in mm over the cases that show it, cut ends left out."""
+def organ_extents(
+    cases: list[Case], observations: list[Observation], ruler: Ruler, cut_ends: bool = False
+) -> dict[str, list[tuple]]:
+    """Per structure ID the (lowest, highest) ruler position in mm in each case that shows it.
+
+    An end that the scan cuts is NaN unless ``cut_ends``: then it is the scan's end, so that all that is labeled counts.
+    """
     found: dict[str, list[tuple]] = {}
     for case in cases:
         own = [o for o in observations if o.scan == case.id]
@@ -33,8 +38,8 @@ def organ_extents(cases: list[Case], observations: list[Observation], ruler: Rul
         for name in case.hint["labelled"]:
             slices = np.flatnonzero((labels == structure_by_id(name).value).any((1, 2)))
             if len(slices):
-                low = place[slices[0]] if slices[0] > 1 else np.nan
-                high = place[slices[-1]] if slices[-1] < len(labels) - 2 else np.nan
+                low = place[slices[0]] if slices[0] > 1 or cut_ends else np.nan
+                high = place[slices[-1]] if slices[-1] < len(labels) - 2 or cut_ends else np.nan
                 found.setdefault(name, []).append((low, high))
     return found
 
@@ -44,7 +49,7 @@ def fit_regions(cases: list[Case], observations: list[Observation], ruler: Ruler
 
     Regions without labeled structures (head, neck) are widened by two spreads of their end landmarks instead.
     """
-    extents = organ_extents(cases, observations, ruler)
+    extents = organ_extents(cases, observations, ruler, cut_ends=True)
     members = read_table("membership")
     intervals = {}
     for row in read_table("regions"):
