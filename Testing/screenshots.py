@@ -1,123 +1,81 @@
-"""Draws the pictures of Resources/Screenshots from a result folder, with Slicer's own slice view and no window.
+"""Draws the pictures of Resources/Screenshots from a result folder: Slicer's own views, and the panel in each state.
 
 python Testing/screenshots.py RESULT_FOLDER CT OUT_FOLDER
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
-import slicer
-from vtkmodules.vtkCommonCore import vtkCollection
-from vtkmodules.vtkIOImage import vtkPNGWriter
-from vtkmodules.vtkRenderingCore import (
-    vtkActor2D,
-    vtkImageMapper,
-    vtkRenderer,
-    vtkRenderWindow,
-    vtkRenderWindowInteractor,
-    vtkWindowToImageFilter,
-)
-
+os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "BPRSegmentation"), str(ROOT / "Testing" / "scene")]
+sys.path[:0] = [str(ROOT / "BPRSegmentation"), str(ROOT / "Testing"), str(ROOT / "Testing" / "scene")]
 
 from mrml_helpers import nodes  # noqa: E402
 
 from BPRSegmentationLib.result_folder import ResultError  # noqa: E402
-from BPRSegmentationLib.scene_file import Stage, build_scene, new_stage  # noqa: E402
+from BPRSegmentationLib.scene_file import build_scene, new_stage  # noqa: E402
 from BPRSegmentationLib.score_nodes import add_color_legend  # noqa: E402
+from BPRSegmentationLib.score_place import add_line, move_line, scored_volume, view_height  # noqa: E402
+from BPRSegmentationLib.views import jump_to, show_in_3d, show_overlay  # noqa: E402
+from rendering import PlotView, SliceView, SpaceView  # noqa: E402
 
-SIZE = (900, 680)
-MANAGERS = (
-    "vtkMRMLSegmentationsDisplayableManager2D",
-    "vtkMRMLMarkupsDisplayableManager",
-    "vtkMRMLOrientationMarkerDisplayableManager",
-    "vtkMRMLRulerDisplayableManager",
-    "vtkMRMLColorLegendDisplayableManager",
-)
+HALF = (700, 520)
 
 
-class SliceView:
-    """One of the scene's slice views, drawn into memory by the logic and displayable managers that Slicer uses."""
-
-    def __init__(self, stage: Stage, name: str, size: tuple[int, int] = SIZE):
-        """``name`` is "Red" (axial), "Yellow" (sagittal) or "Green" (coronal); the scene must have that view."""
-        self._renderer, self._window = vtkRenderer(), vtkRenderWindow()
-        self._renderer.GetActiveCamera().ParallelProjectionOn()
-        self._window.SetOffScreenRendering(True)
-        self._window.SetShowWindow(False)
-        self._window.SetMultiSamples(8)
-        self._window.SetSize(*size)
-        self._window.AddRenderer(self._renderer)
-        self._interactor = vtkRenderWindowInteractor()
-        self._interactor.SetRenderWindow(self._window)
-        self._interactor.Initialize()
-        self.node = stage.scene.GetSingletonNode(name, "vtkMRMLSliceNode")
-        self.logic = slicer.vtkMRMLSliceLogic()
-        self.logic.SetMRMLApplicationLogic(stage.application_logic)
-        self.logic.SetMRMLScene(stage.scene)
-        self.logic.SetSliceNode(self.node)
-        self.logic.ResizeSliceNode(*size)
-        self._logics = vtkCollection()  # the color legend looks here for what the view shows
-        self._logics.AddItem(self.logic)
-        stage.application_logic.SetSliceLogics(self._logics)
-        self._mapper = vtkImageMapper()
-        self._mapper.SetColorWindow(255)
-        self._mapper.SetColorLevel(127.5)
-        actor = vtkActor2D()
-        actor.SetMapper(self._mapper)
-        actor.GetProperty().SetDisplayLocationToBackground()
-        self._renderer.AddViewProp(actor)
-        self._group = self._displayable_managers(stage)
-
-    def _displayable_managers(self, stage: Stage):
-        factory = slicer.vtkMRMLSliceViewDisplayableManagerFactory.GetInstance()
-        factory.SetMRMLApplicationLogic(stage.application_logic)
-        for manager in MANAGERS:
-            if not factory.IsDisplayableManagerRegistered(manager):
-                factory.RegisterDisplayableManager(manager)
-        group = slicer.vtkMRMLDisplayableManagerGroup()
-        group.SetRenderer(self._renderer)
-        group.Initialize(factory, self._renderer)
-        group.SetMRMLDisplayableNode(self.node)
-        return group
-
-    def save(self, path: Path) -> None:
-        """Draw the view and write it as PNG."""
-        self.logic.FitSliceToBackground()
-        self.logic.UpdatePipeline()
-        self._mapper.SetInputConnection(self.logic.GetImageDataConnection())
-        self._window.Render()
-        picture = vtkWindowToImageFilter()
-        picture.SetInput(self._window)
-        picture.ReadFrontBufferOff()
-        writer = vtkPNGWriter()
-        writer.SetInputConnection(picture.GetOutputPort())
-        writer.SetFileName(str(path))
-        writer.Write()
-
-
-def draw_pictures(folder: Path, ct: Path, out: Path) -> list[Path]:
-    """Draw all pictures; returns their paths. Raises ResultError when the result or the CT cannot be read."""
+def draw_views(folder: Path, ct: Path, out: Path) -> list[Path]:
+    """Slices colored by score, slices with segments, plot and 3D; returns the pictures' paths."""
     stage = new_stage()
     loaded = build_scene(stage, folder, ct)
-    if loaded.overlay is None:
+    scored = scored_volume(loaded)
+    if scored is None:
         raise ResultError("The result folder holds no scores; run with scores.")
-    if loaded.segmentation:
-        loaded.segmentation.SetDisplayVisibility(False)
-    for region in loaded.regions:
-        region.SetDisplayVisibility(False)
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "coronal_scores.png"
-    view = SliceView(stage, "Green")
+    jump_to(stage.scene, scored.center_of(scored.z_mm[len(scored.z_mm) // 2]))
+    drawn = [out / "coronal_scores.png"]
+    _show(loaded, segments=False, boxes=False)
+    green = SliceView(stage, "Green")
     # A color legend is drawn by views that were there before it, as in Slicer when it opens a scene.
     for node in nodes(stage.scene, "vtkMRMLColorLegendDisplayNode"):
         stage.scene.RemoveNode(node)
     add_color_legend(stage.scene, loaded.overlay)
-    view.save(path)
-    return [path]
+    green.save(drawn[0])
+    line = add_line(loaded)
+    height = view_height(scored, stage.scene.GetSingletonNode("Red", "vtkMRMLSliceNode"))
+    move_line(line, height if height is not None else float(scored.z_mm[len(scored.z_mm) // 2]))
+    drawn.append(out / "score_plot.png")
+    PlotView(loaded.plot_chart, HALF).save(drawn[-1])
+    if loaded.segmentation and loaded.segment_ids:
+        show_overlay(stage.scene, None)
+        _show(loaded, segments=True, boxes=False)
+        for name, view in (("axial", "Red"), ("coronal", "Green")):
+            drawn.append(out / f"{name}_segments.png")
+            SliceView(stage, view, HALF).save(drawn[-1])
+        show_in_3d(loaded.segmentation, True)
+        drawn.append(out / "segmentation_3d.png")
+        SpaceView(stage, HALF).save(drawn[-1])
+    return drawn
+
+
+def _show(loaded, segments: bool, boxes: bool) -> None:
+    if loaded.segmentation:
+        loaded.segmentation.SetDisplayVisibility(segments)
+    for region in loaded.regions:
+        region.SetDisplayVisibility(boxes)
+
+
+def draw_pictures(folder: Path, ct: Path, out: Path) -> list[Path]:
+    """All pictures; returns their paths. Raises ResultError when the result or the CT cannot be read."""
+    out.mkdir(parents=True, exist_ok=True)
+    drawn = draw_views(folder, ct, out)
+    try:
+        from panel_pictures import compose_window, draw_panels
+    except ImportError as error:
+        print(f"The panel was not drawn: {error}", file=sys.stderr)
+        return drawn
+    drawn += draw_panels(folder, ct, out)
+    return [*drawn, *compose_window(out)]
 
 
 def main(arguments: list[str]) -> int:

@@ -6,6 +6,7 @@ import numpy as np
 import slicer
 from vtkmodules.vtkCommonMath import vtkMatrix4x4
 
+PART = "BodyPartRegression.part"  # attribute: which field of LoadedResult a node is
 VOLUME_ROLE = "BodyPartRegression.volume"  # node reference from each result node to the volume it was made from
 
 

@@ -114,9 +114,16 @@ def _event(line: str) -> dict:
     return {"event": "text", "text": line}
 
 
-def child_environment(package_folder: Path, base: dict[str, str] | None = None) -> dict[str, str]:
-    """Environment for a child that imports packages from ``package_folder`` and prints UTF-8 whatever the locale."""
+def child_environment(
+    package_folder: Path, base: dict[str, str] | None = None, temporary: Path | None = None
+) -> dict[str, str]:
+    """Environment for a child that imports packages from ``package_folder`` and prints UTF-8 whatever the locale.
+
+    Its temporary files go into ``temporary``, where given, so that they go when the run's folder does.
+    """
     environment = dict(os.environ if base is None else base)
     paths = [str(package_folder)] + [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
+    if temporary:
+        environment |= dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(temporary))
     environment |= {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUTF8": "1", "PYTHONUNBUFFERED": "1"}
     return environment

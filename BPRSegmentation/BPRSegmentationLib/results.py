@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .placement import follow_volume, place_beside, remove_node, results_of
+from .placement import PART, follow_volume, place_beside, remove_node, results_of
 from .region_nodes import add_region
 from .result_folder import ResultError, ResultFolder, read_result_folder
 from .score_nodes import add_color_legend, add_color_node, add_landmark_table, add_overlay, add_plot, add_score_table
-from .segmentation_nodes import add_segmentation, fill_segmentation
+from .segmentation_nodes import add_segmentation, fill_segmentation, our_segment_ids
+from .translation import _
+
+SUMMARY = "BodyPartRegression.summary"  # attribute of one node of a result: result.json without paths
 
 
 @dataclass
@@ -32,8 +36,14 @@ class LoadedResult:
 
     def helper_nodes(self) -> list:
         """Everything but the segmentation, which belongs beside the volume and survives the next run."""
-        single = [self.overlay, self.color, self.score_table, self.landmark_table, self.plot_chart]
-        return [node for node in single if node is not None] + self.plot_series + self.regions
+        return [node for part, node in self.parts() if part != "segmentation"]
+
+    def parts(self) -> list[tuple[str, object]]:
+        """All nodes, each with the name of its field."""
+        single = ("overlay", "color", "score_table", "landmark_table", "plot_chart", "segmentation")
+        found = [(part, getattr(self, part)) for part in single if getattr(self, part) is not None]
+        several = [(part, node) for part in ("plot_series", "regions") for node in getattr(self, part)]
+        return found + several
 
 
 def load_result(scene, folder: str | Path, volume_node, segmentation_node=None) -> LoadedResult:
@@ -66,11 +76,49 @@ def load_result(scene, folder: str | Path, volume_node, segmentation_node=None) 
     for node in loaded.helper_nodes():
         follow_volume(node, volume_node)
         if not (node.IsA("vtkMRMLColorNode") or node.IsA("vtkMRMLPlotSeriesNode")):  # Slicer's tree shows neither
-            place_beside(node, volume_node, folder_name=f"{volume_node.GetName()} body parts")
+            place_beside(node, volume_node, folder_name=parts_folder(volume_node))
     if loaded.segmentation:
         follow_volume(loaded.segmentation, volume_node)
         place_beside(loaded.segmentation, volume_node)
+    _remember(loaded)
     return loaded
+
+
+def _remember(loaded: LoadedResult) -> None:
+    """Mark the nodes, so that ``find_result`` knows them again in a saved scene."""
+    for part, node in loaded.parts():
+        node.SetAttribute(PART, part)
+        node.RemoveAttribute(SUMMARY)
+    keeper = loaded.score_table or loaded.segmentation
+    if keeper is not None:
+        told = {key: value for key, value in loaded.summary.items() if key not in ("volume", "files")}
+        keeper.SetAttribute(SUMMARY, json.dumps(told))
+
+
+def find_result(volume_node) -> LoadedResult | None:
+    """The result that the scene holds for a volume, whoever loaded it and whatever was deleted since; None for none."""
+    if volume_node is None or volume_node.GetScene() is None:
+        return None
+    loaded = LoadedResult(volume=volume_node, summary={})
+    for node in results_of(volume_node):
+        part = node.GetAttribute(PART)
+        if part in ("plot_series", "regions"):
+            getattr(loaded, part).append(node)
+        elif part in loaded.__dict__:
+            setattr(loaded, part, node)  # of several segmentations the last one made
+        if node.GetAttribute(SUMMARY):
+            loaded.summary = json.loads(node.GetAttribute(SUMMARY))
+    if not loaded.parts():
+        return None
+    if loaded.segmentation:
+        inside = loaded.segmentation.GetSegmentation().GetSegmentIDs()
+        loaded.segment_ids = [identifier for identifier in inside if identifier in our_segment_ids()]
+    return loaded
+
+
+def parts_folder(volume_node) -> str:
+    """Name of the subject hierarchy folder for everything but the segmentation."""
+    return _("{volume} body parts").format(volume=volume_node.GetName())
 
 
 def check_volume(found: ResultFolder, volume_node) -> None:
@@ -78,12 +126,11 @@ def check_volume(found: ResultFolder, volume_node) -> None:
     size = found.summary.get("volume", {}).get("size")
     image = volume_node.GetImageData()
     if image is None:
-        raise ResultError(f"The volume {volume_node.GetName()} has no voxels.")
+        raise ResultError(_("The volume has no voxels any more."))
     if size and list(size) != list(image.GetDimensions()):
-        raise ResultError(
-            f"The result was made for an image of {' x '.join(map(str, size))} voxels, "
-            f"the volume has {' x '.join(map(str, image.GetDimensions()))}."
-        )
+        text = _("The result was made for an image of {size} voxels, the volume has {other}.")
+        other = image.GetDimensions()
+        raise ResultError(text.format(size=" x ".join(map(str, size)), other=" x ".join(map(str, other))))
 
 
 def _load_scores(scene, found: ResultFolder, loaded: LoadedResult) -> None:

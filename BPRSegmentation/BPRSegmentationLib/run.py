@@ -4,46 +4,25 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
 
-from .export import Request, write_job
+from .export import Request, RequestError, VolumeFile, begin_job, cannot_write, job_path
 from .placement import ijk_to_ras
 from .process import ChildProcess
+from .progress import Progress, State
 from .result_folder import ResultError
 from .results import LoadedResult, load_result
+from .translation import _
 
 Launcher = Callable[[Path], ChildProcess]  # starts the child for a JOB.json
-
-
-class State(Enum):
-    """Where a run is."""
-
-    RUNNING = "running"
-    DONE = "done"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-
-@dataclass
-class Progress:
-    """What a person sees of a run. ``fraction`` is 0..1; ``error`` and ``advice`` are sentences, ``log`` is lines."""
-
-    state: State = State.RUNNING
-    stage: str = ""
-    fraction: float = 0.0
-    remaining_s: float | None = None
-    warnings: list[str] = field(default_factory=list)
-    error: str = ""
-    advice: str = ""
-    log: list[str] = field(default_factory=list)
+WRITE_S = 0.04  # time that one poll() may spend on handing the volume over
 
 
 class Run:
-    """Started by the constructor; call ``poll()`` until ``progress.state`` is no longer RUNNING.
+    """Started by the constructor; call ``poll()`` until ``running`` is no longer true.
 
     A run never leaves anything behind: whatever its end, the temporary folder is removed and the process tree is gone.
     """
@@ -57,7 +36,7 @@ class Run:
         segmentation_node=None,
         temporary: str | None = None,
     ):
-        """Write the job and start the child.
+        """Begin to hand the volume over; the child starts as soon as it is written, at once for small volumes.
 
         Args:
             launch: starts the child process for the path of JOB.json.
@@ -67,14 +46,20 @@ class Run:
         Raises:
             RequestError: when the request cannot be carried out. OSError: when the child cannot be started.
         """
-        self.progress = Progress(stage="Starting")
+        self.request = request
+        self.progress = Progress(stage=_("Starting"))
         self.result: LoadedResult | None = None
-        self._scene, self._volume, self._segmentation = scene, volume_node, segmentation_node
-        self._folder = Path(tempfile.mkdtemp(prefix="body-part-regression-", dir=temporary))
+        self.volume = volume_node
+        self._scene, self._segmentation, self._launch = scene, segmentation_node, launch
+        self._started = time.monotonic()
+        self._child: ChildProcess | None = None
+        self._file: VolumeFile | None = None
         self._finished_folder: Path | None = None
+        self._folder = Path(tempfile.mkdtemp(prefix="body-part-regression-", dir=temporary))
         try:
             self._geometry = ijk_to_ras(volume_node) if volume_node else None
-            self._child = launch(write_job(volume_node, request, self._folder))
+            self._file = begin_job(volume_node, request, self._folder)
+            self._hand_over()
         except Exception:
             self._remove_files()
             raise
@@ -85,16 +70,19 @@ class Run:
         return self.progress.state is State.RUNNING
 
     @property
-    def pid(self) -> int:
-        """Process number of the child."""
-        return self._child.pid
+    def elapsed_s(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._started
 
     def poll(self) -> list[dict]:
         """Take in what the child said since the last call; at the end load the result. Returns the child's events."""
         if not self.running:
             return []
-        if self._volume.GetScene() is not self._scene:
-            self.cancel("The input volume was removed from the scene, so the run was stopped.")
+        if self.volume.GetScene() is not self._scene:
+            self.cancel(_("The input volume was removed from the scene, so the run was stopped."))
+            return []
+        if self._child is None:
+            self._continue_hand_over()
             return []
         events = self._child.poll()
         for event in events:
@@ -104,60 +92,54 @@ class Run:
     def cancel(self, reason: str = "") -> None:
         """End the child's whole process tree and forget the run; the scene stays as it is."""
         if self.running:
-            self._child.cancel()
+            if self._child:
+                self._child.cancel()
             self.progress.error = reason
             self._end(State.CANCELLED)
 
-    def _take(self, event: dict) -> None:
-        progress, kind = self.progress, event["event"]
-        if kind == "stage":
-            progress.stage, progress.remaining_s = event.get("text") or event.get("name", ""), None
-            progress.log.append(progress.stage)
-        elif kind == "progress":
-            progress.fraction = min(1.0, max(0.0, float(event.get("fraction", 0))))
-            progress.remaining_s = event.get("remaining_s")
-        elif kind == "warning":
-            progress.warnings.append(event.get("message", ""))
-            progress.log.append(f"Warning: {event.get('message', '')}")
-        elif kind == "error":
-            progress.error, progress.advice = event.get("message", ""), event.get("advice", "")
-            progress.log.append(f"{event.get('type', 'Error')}: {progress.error}")
-            self._log_details(event.get("details_file"))
-        elif kind == "result":
-            self._finished_folder = Path(event["folder"])
-        elif kind == "text":
-            progress.log.append(event["text"])
-        elif kind == "exit":
-            self._finish(event["code"])
+    def _hand_over(self) -> None:
+        if self._file.write_some(WRITE_S):
+            self._child = self._launch(job_path(self._folder))
+        else:
+            self.progress.stage = _("Handing the volume over")
 
-    def _log_details(self, path: str | None) -> None:
-        """Copy the child's details into the log: the file may lie in the temporary folder, which is removed."""
-        if path and Path(path).is_file():
-            self.progress.log.append(Path(path).read_text(encoding="utf-8", errors="replace"))
+    def _continue_hand_over(self) -> None:
+        try:
+            self._hand_over()
+        except (OSError, RequestError) as error:
+            self.progress.error = cannot_write(self._folder, error) if self._file.fraction < 1 else str(error)
+            self._end(State.FAILED)
+
+    def _take(self, event: dict) -> None:
+        if event["event"] == "result":
+            self._finished_folder = Path(event["folder"])
+        elif event["event"] == "exit":
+            self._finish(event["code"])
+        else:
+            self.progress.take(event)
 
     def _finish(self, code: int) -> None:
         progress = self.progress
         if code != 0 or self._finished_folder is None:
-            progress.error = progress.error or f"The computation ended unexpectedly (exit code {code})."
-            progress.advice = progress.advice or "Copy the details and report them."
+            progress.fail_unexpectedly(code)
             self._end(State.FAILED)
             return
         try:
-            if (ijk_to_ras(self._volume) != self._geometry).any():
-                raise ResultError("The input volume was moved or resampled during the run. Run again.")
+            if (ijk_to_ras(self.volume) != self._geometry).any():
+                raise ResultError(_("The input volume was moved or resampled during the run. Run again."))
             if self._segmentation is not None and self._segmentation.GetScene() is not self._scene:
                 self._segmentation = None  # deleted meanwhile: make a new one
-            self.result = load_result(self._scene, self._finished_folder, self._volume, self._segmentation)
+            self.result = load_result(self._scene, self._finished_folder, self.volume, self._segmentation)
         except ResultError as error:
             progress.error = str(error)
             self._end(State.FAILED)
         except Exception:  # whatever MRML says no to must not leave a run that never ends
-            progress.error = "The result could not be brought into the scene."
-            progress.advice = "Copy the details and report them."
+            progress.error = _("The result could not be brought into the scene.")
+            progress.advice = _("Copy the details and report them.")
             progress.log.append(traceback.format_exc())
             self._end(State.FAILED)
         else:
-            progress.fraction, progress.stage = 1.0, "Done"
+            progress.fraction, progress.stage = 1.0, _("Done")
             self._end(State.DONE)
 
     def _end(self, state: State) -> None:
@@ -165,6 +147,8 @@ class Run:
         self._remove_files()
 
     def _remove_files(self) -> None:
+        if self._file:
+            self._file.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
 

@@ -21,6 +21,35 @@ def show_volume(scene, volume_node) -> None:
         scene.GetNthNodeByClass(index, "vtkMRMLSliceCompositeNode").SetBackgroundVolumeID(volume_node.GetID())
 
 
+def shown_overlay(scene):
+    """Node ID of the foreground of the first slice view, or None."""
+    composite = scene.GetFirstNodeByClass("vtkMRMLSliceCompositeNode")
+    return composite.GetForegroundVolumeID() if composite is not None else None
+
+
+def jump_to(scene, ras) -> None:
+    """Move all slice views so that they show a point of the world's RAS (mm) in their middle."""
+    node = slicer.vtkMRMLSliceNode
+    node.JumpAllSlices(scene, *(float(value) for value in ras), node.CenteredJumpSlice)
+
+
+def show_in_3d(segmentation_node, shown: bool) -> None:
+    """Show or hide a segmentation's surfaces, which are computed when they are shown for the first time."""
+    if shown:
+        segmentation_node.CreateClosedSurfaceRepresentation()
+    display = segmentation_node.GetDisplayNode()
+    if display is not None:
+        display.SetVisibility3D(shown)
+
+
+def shown_in_3d(segmentation_node) -> bool:
+    """Whether the segmentation's surfaces are there and shown."""
+    surface = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
+    display = segmentation_node.GetDisplayNode()
+    there = segmentation_node.GetSegmentation().ContainsRepresentation(surface)
+    return bool(there and display is not None and display.GetVisibility3D())
+
+
 def add_views(scene, volume_node, plot_chart=None) -> None:
     """Layout, slice views and plot view for a scene that was built without an application.
 

@@ -7,8 +7,12 @@ import sys
 from pathlib import Path
 
 from bpr import __version__
+from bpr.batch.commands import add_batch
+from bpr.body_composition.commands import add_body_composition
+from bpr.compute.threads import limit_threads
 from bpr.errors import BPRError, InputError
 from bpr.job import PRODUCTS, JobRequest, cancel_on_terminate, explain, print_event, run_job
+from bpr.seed.commands import add_seed
 
 ONLY = {"scores": ("scores", "report"), "regions": ("scores", "regions", "report"),
         "segmentation": ("scores", "segmentation", "report", "scene")}  # fmt: skip
@@ -42,6 +46,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_models(commands)
     _add_phantom(commands)
     _add_training(commands)
+    add_batch(commands, ONLY)
+    add_body_composition(commands)
+    add_seed(commands)
     return parser
 
 
@@ -60,6 +67,7 @@ def _add_run(commands) -> None:
     run.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     run.add_argument("--engine", default="auto", help="auto, openvino or torch")
     run.add_argument("--step", type=float, default=2.5, metavar="MM", help="distance of the slices that are scored")
+    run.add_argument("--threads", type=int, metavar="N", help="use so many threads (default: all cores)")
     run.add_argument("--no-scene", action="store_true", help="do not write scene.mrb")
     run.add_argument("--json", action="store_true", help="print JSON lines instead of a progress bar")
     run.set_defaults(action=_run)
@@ -70,7 +78,9 @@ def _run(options: argparse.Namespace) -> None:
     if options.no_scene:
         produce = tuple(product for product in produce if product != "scene")
     request = JobRequest(options.input, options.out, produce, options.regions, options.organs, options.bundle,
-                         options.device, options.engine, options.step)  # fmt: skip
+                         options.device, options.engine, options.step, threads=options.threads)  # fmt: skip
+    if options.threads and options.threads > 0:
+        limit_threads(options.threads)
     if options.json:
         run_job(request, print_event)
         return
@@ -165,13 +175,13 @@ def _phantom(options: argparse.Namespace) -> None:
 
 def _add_training(commands) -> None:
     train = commands.add_parser("train", help="train a network from a data folder")
-    train.add_argument("kind", choices=("score", "segmentation", "regions"))
+    train.add_argument("kind", choices=("score", "segmentation", "regions", "body-composition"))
     train.add_argument("config", type=Path, help="YAML file, or the name of one that ships with the program")
     train.add_argument("--work", type=Path, default=Path("training"), help="folder for caches, checkpoints and weights")
     train.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
     train.set_defaults(action=_train)
     bundle = commands.add_parser("bundle", help="make a bundle of a trained network, measured on validation cases")
-    bundle.add_argument("kind", choices=("score", "segmentation"))
+    bundle.add_argument("kind", choices=("score", "segmentation", "body-composition"))
     bundle.add_argument("config", type=Path)
     bundle.add_argument("--work", type=Path, default=Path("training"))
     bundle.set_defaults(action=_make_bundle)
@@ -189,14 +199,20 @@ def _train(options: argparse.Namespace) -> None:
     if options.kind == "regions":
         print(commands.train_regions(options.config))
         return
-    run = commands.train_score if options.kind == "score" else commands.train_segmentation
+    if options.kind == "body-composition":
+        from bpr.body_composition.train_commands import train_composition as run
+    else:
+        run = commands.train_score if options.kind == "score" else commands.train_segmentation
     print(run(options.config, options.work, options.resume))
 
 
 def _make_bundle(options: argparse.Namespace) -> None:
     from bpr.training.packaging import package_score, package_segmentation
 
-    package = package_score if options.kind == "score" else package_segmentation
+    if options.kind == "body-composition":
+        from bpr.body_composition.train_commands import package_composition as package
+    else:
+        package = package_score if options.kind == "score" else package_segmentation
     print(package(options.config, options.work).folder)
 
 

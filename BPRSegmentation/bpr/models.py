@@ -15,17 +15,16 @@ import json
 import os
 import shutil
 import tempfile
-import zipfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from bpr.errors import BundleError
+from bpr.bundle_safety import check_contents, unpack
+from bpr.errors import BundleError, OutputError
 from bpr.resources import resources_dir
 
 SUMS = "SHA256SUMS"
-ROLES = ("score", "region", "baseline")
-LARGEST_ARCHIVE = 500 * 2**20
+ROLES = ("score", "region", "baseline", "body_composition")
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,9 @@ class Bundle:
     @property
     def facts(self) -> dict:
         """Role, region, structures, grid, landmarks: what the program needs beside the weights."""
-        facts = self.metadata.get("bpr")
-        if not isinstance(facts, dict) or facts.get("role") not in ROLES:
+        facts = self.metadata.get("bpr") if isinstance(self.metadata, dict) else None
+        known = isinstance(facts, dict) and facts.get("role") in ROLES and isinstance(facts.get("use"), str)
+        if not known or (facts["role"] == "region" and not isinstance(facts.get("region"), str)):
             raise BundleError(f"The folder {self.folder} holds no bundle of this program.",
                               "Choose one that `bpr models list` shows.")  # fmt: skip
         return facts
@@ -200,8 +200,7 @@ def import_bundle(source: Path) -> Bundle:
             folder = _extract(source, Path(scratch))
         elif not source.is_dir():
             raise BundleError(f"There is no bundle at {source}.", "Give a bundle's folder or its zip file.")
-        if any(path.is_symlink() for path in folder.rglob("*")):
-            raise BundleError(f"The bundle {source.name} contains links.", "Bundles hold plain files only.")
+        check_contents(folder)
         bundle = Bundle(folder)
         bundle.facts  # noqa: B018 - raises when it is not one of ours
         bundle.verify()
@@ -209,28 +208,23 @@ def import_bundle(source: Path) -> Bundle:
         if target.exists() or (resources_dir() / "Models" / bundle.name).exists():
             raise BundleError(f"A model named {bundle.name} is installed already.",
                               f"Remove it first: bpr models remove {bundle.name}.")  # fmt: skip
-        target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{bundle.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(folder, partial)
-        os.replace(partial, target)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(folder, partial)
+            os.replace(partial, target)
+        except OSError as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            reason = error.strerror or "the disk may be full"
+            raise OutputError(f"The model cannot be installed in {target.parent}: {reason}.",
+                              "Free space there, or check its permissions.") from None  # fmt: skip
         return Bundle(target)
 
 
 def _extract(archive: Path, scratch: Path) -> Path:
     """Unpack a zip whose members stay inside the folder and whose size is bounded; returns the bundle's folder."""
-    try:
-        with zipfile.ZipFile(archive) as file:
-            if sum(member.file_size for member in file.infolist()) > LARGEST_ARCHIVE:
-                raise BundleError(f"The archive {archive.name} unpacks to more than {LARGEST_ARCHIVE >> 20} MB.",
-                                  "This is not a bundle of this program.")  # fmt: skip
-            for member in file.infolist():
-                if not (scratch / member.filename).resolve().is_relative_to(scratch.resolve()):
-                    raise BundleError(f"The archive {archive.name} holds paths that lead outside of it.",
-                                      "Do not use it.")  # fmt: skip
-            file.extractall(scratch)
-    except zipfile.BadZipFile:
-        raise BundleError(f"{archive.name} is not a zip file.", "Give a bundle's folder or its zip file.") from None
+    unpack(archive, scratch)
     found = list(scratch.glob("*/configs/metadata.json"))
     if len(found) != 1:
         raise BundleError(f"The archive {archive.name} does not hold exactly one bundle folder.",

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +31,19 @@ class Row:
             return None
         sign, bound = self.goal.split()
         return self.value <= float(bound) if sign == "<=" else self.value >= float(bound)
+
+
+def part(name: str, run: Callable[[], object]) -> object:
+    """What ``run`` returns (plain values), kept in $BPR_STUDY_WORK: a long study goes on where it was stopped."""
+    work = os.environ.get("BPR_STUDY_WORK")
+    done = Path(work, f"{name.replace('/', '-')}.json") if work else None
+    if done and done.is_file():
+        return json.loads(done.read_text(encoding="utf-8"))
+    found = run()
+    if done:
+        done.parent.mkdir(parents=True, exist_ok=True)
+        done.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return found
 
 
 def write_study(name: str, rows: list[Row], started: float) -> None:

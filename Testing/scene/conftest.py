@@ -9,8 +9,27 @@ import pytest
 from result_fixture import Case, write_case
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")  # windows would pop up, and without a display Qt aborts
-NEED_MRML = ["test_results.py", "test_scene_file.py", "test_runs.py", "test_widget.py", "test_screenshots.py"]
-NEED_QT = ["test_widget.py"]
+NEED_MRML = [
+    "test_actions.py",
+    "test_batch.py",
+    "test_crops_and_files.py",
+    "test_models_panel.py",
+    "test_pictures.py",
+    "test_pythonqt.py",
+    "test_results.py",
+    "test_results_panel.py",
+    "test_runs.py",
+    "test_scene_file.py",
+    "test_score_place.py",
+    "test_screenshots.py",
+    "test_self_test.py",
+    "test_widget.py",
+]
+NEED_QT = [
+    name
+    for name in NEED_MRML
+    if name.endswith(("actions.py", "batch.py", "panel.py", "pictures.py", "pythonqt.py", "self_test.py", "widget.py"))
+]
 
 
 def why_not(module: str) -> str:
@@ -24,6 +43,9 @@ def why_not(module: str) -> str:
 
 NO_MRML, NO_QT = why_not("slicer"), why_not("PySide6.QtUiTools")
 collect_ignore = (NEED_MRML if NO_MRML else []) + (NEED_QT if NO_QT else [])  # test_available.py says so aloud
+
+if not (NO_MRML or NO_QT):
+    from panel_fixtures import app, host, module, panel, stage, volume  # noqa: F401 - fixtures
 
 
 @pytest.fixture

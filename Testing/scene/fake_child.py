@@ -37,6 +37,12 @@ def main(behavior: str, job: str, result: str | None = None) -> int:
             details_file=str(details),
         )
         return 2
+    if behavior == "out of memory":
+        say(event="error", type="MemoryShortage", message="The GPU has too little free memory.", advice="Free it.")
+        return 2
+    if behavior == "no package":
+        say(event="error", type="InputError", message="openvino must be installed.", advice="pip install openvino")
+        return 2
     if behavior == "crash":
         print("Segmentation fault (really)", file=sys.stderr)
         return 139
@@ -48,10 +54,20 @@ def main(behavior: str, job: str, result: str | None = None) -> int:
         grandchild.stdout.readline()
         say(event="metric", name="grandchild", value=grandchild.pid)
         time.sleep(60)
+    if behavior == "result only":
+        shutil.copytree(result, json.loads(Path(job).read_text(encoding="utf-8"))["out"])
+        say(event="result", folder=json.loads(Path(job).read_text(encoding="utf-8"))["out"], summary={})
+        return 0
     print("text with \u00e4 and no JSON")
     print("{broken json")
     say(event="progress", fraction=0.4, done=2, total=5, unit="tiles", remaining_s=75)
     say(event="warning", code="short", message="The scan is short.")
+    if behavior == "chatty":
+        for number in range(20000):
+            print(f"line {number} of a library that says too much")
+            if number % 20 == 0:
+                say(event="progress", fraction=number / 20000, done=number, total=20000, unit="tiles", remaining_s=1)
+                time.sleep(0.002)
     if behavior == "wait":
         time.sleep(60)
     out = Path(json.loads(Path(job).read_text(encoding="utf-8"))["out"])

@@ -30,8 +30,12 @@ class OpenedScene:
 
 
 def open_scene_file(path: Path, cache: Path) -> OpenedScene:
-    """Open a .mrb; ``cache`` is an empty folder for its files. The application does the same when it opens a scene."""
-    stage = new_stage()
+    """Open a .mrb in a scene of its own; ``cache`` is an empty folder for its files."""
+    return read_scene_file(new_stage(), path, cache)
+
+
+def read_scene_file(stage: Stage, path: Path, cache: Path) -> OpenedScene:
+    """Read a .mrb into a scene, in place of what is there. The application does the same when it opens a scene."""
     remote = slicer.vtkMRMLRemoteIOLogic()
     remote.SetMRMLScene(stage.scene)
     remote.GetCacheManager().SetRemoteCacheDirectory(str(cache))

@@ -1,196 +1,85 @@
 """The part of Slicer that the module files need and the slicer-core wheel lacks, over PySide6.
 
 ``install()`` puts the modules qt, ctk, slicer.ScriptedLoadableModule, slicer.parameterNodeWrapper and slicer.i18n in
-place. Widgets behave as in PythonQt: a Qt property is an attribute (``button.text``, no call), an attribute that Qt
-does not know is an error, ``connect("clicked(bool)", slot)`` takes a signature, and a slot gets as many arguments as it
-takes.
+place, ``Host`` loads a module as the application does. How Qt looks from Python is told in ``pythonqt.py``.
+
+With the environment variable SLICER_SOURCES (a checkout of Slicer, of which Base/Python is enough) Slicer's own
+parameterNodeWrapper, ScriptedLoadableModule, i18n and util are used instead of the small ones here.
 """
 
 from __future__ import annotations
 
-import inspect
+import importlib
+import importlib.util
+import os
 import sys
 import types
 import unittest
-import xml.etree.ElementTree as ElementTree
-from enum import Enum
 from pathlib import Path
 
+import parameter_stand_in
 import slicer
-from PySide6 import QtCore, QtUiTools, QtWidgets
-from vtkmodules.util.misc import calldata_type
-from vtkmodules.util.vtkConstants import VTK_OBJECT
-from vtkmodules.vtkCommonCore import vtkCommand
+import slicer.util
+from PySide6 import QtCore, QtWidgets
+from pythonqt import FILE_ANSWERS, OPENED_URLS, SLOT_ERRORS, Wrapped, qt_module, wrap, wrapped_class
+from slicer_widgets import CUSTOM_WIDGETS, QUiLoader, qMRMLPlotView
 
-PARAMETER = "SlicerParameterName"
-
-
-# --- PythonQt ---------------------------------------------------------------------------------------------------------
-class Wrapped:
-    """A QObject as PythonQt shows it. One subclass for each Qt class, so that ``type(widget)`` can be compared."""
-
-    def __init__(self, *arguments):
-        self.__dict__["_q"] = QT_CLASSES[type(self).__name__](*map(unwrap, arguments))
-
-    def __getattr__(self, name: str):
-        name = "objectName" if name == "name" else name
-        if self._q.metaObject().indexOfProperty(name) >= 0:
-            return wrap(self._q.property(name))
-        found = getattr(self._q, name)  # AttributeError for what Qt does not know
-        if isinstance(found, QtCore.SignalInstance):
-            return Signal(self._q, name)
-        return (lambda *arguments: wrap(found(*map(unwrap, arguments)))) if callable(found) else found
-
-    def __setattr__(self, name: str, value) -> None:
-        if self._q.metaObject().indexOfProperty(name) < 0 and name not in self._q.dynamicPropertyNames():
-            raise AttributeError(f"{type(self).__name__} has no property {name}")
-        self._q.setProperty(name, value)
-
-    def __eq__(self, other) -> bool:
-        return isinstance(other, Wrapped) and self._q is other._q
-
-    def __hash__(self) -> int:
-        return id(self._q)
-
-    def connect(self, signature: str, slot) -> None:
-        """Connect by C++ signature, as PythonQt's own connect."""
-        getattr(self, signature.partition("(")[0]).connect(slot)
-
-
-class Signal:
-    """A signal that gives a Python slot as many arguments as it takes."""
-
-    def __init__(self, owner: QtCore.QObject, name: str):
-        self._owner, self._name = owner, name
-
-    def connect(self, slot) -> None:
-        """Call ``slot`` when the signal is sent."""
-        count = len(inspect.signature(slot).parameters)
-        connection = getattr(self._owner, self._name).connect(lambda *arguments: slot(*arguments[:count]))
-        CONNECTIONS.setdefault((id(self._owner), self._name, slot), []).append(connection)
-
-    def disconnect(self, slot) -> None:
-        """No longer call ``slot``."""
-        for connection in CONNECTIONS.pop((id(self._owner), self._name, slot), []):
-            QtCore.QObject.disconnect(connection)
-
-
-CONNECTIONS: dict = {}
-WRAPPED_CLASSES: dict[str, type] = {}
-QT_CLASSES: dict[str, type] = {}
-
-
-def wrapped_class(name: str, qt_class: type) -> type:
-    """The PythonQt-like class for a Qt class."""
-    QT_CLASSES[name] = qt_class
-    return WRAPPED_CLASSES.setdefault(name, type(name, (Wrapped,), {}))
-
-
-def wrap(value):
-    """QObjects wrapped, one wrapper for each object; everything else as it is."""
-    if isinstance(value, list | tuple):
-        return type(value)(wrap(item) for item in value)
-    if not isinstance(value, QtCore.QObject):
-        return value
-    if not hasattr(value, "_wrapped"):
-        cls = wrapped_class(type(value).__name__, type(value))
-        wrapper = cls.__new__(cls)
-        wrapper.__dict__["_q"] = value
-        value._wrapped = wrapper
-    return value._wrapped
-
-
-def unwrap(value):
-    """The QObject of a wrapper; everything else as it is."""
-    return value._q if isinstance(value, Wrapped) else value
-
-
-# --- widgets of CTK and Slicer ----------------------------------------------------------------------------------------
-class ctkCollapsibleButton(QtWidgets.QGroupBox):
-    """A titled box that can be collapsed."""
-
-    def __init__(self, parent=None):
-        super().__init__(parent)
-        self._collapsed = False
-
-    text = QtCore.Property(str, lambda self: self.title(), lambda self, value: self.setTitle(value))
-    collapsed = QtCore.Property(
-        bool, lambda self: self._collapsed, lambda self, value: setattr(self, "_collapsed", value)
-    )
-
-
-class qMRMLWidget(QtWidgets.QWidget):
-    """Hands its scene on to the MRML widgets that the .ui file connects with it."""
-
-    def setMRMLScene(self, scene) -> None:
-        """Set the scene of this widget and of its selectors."""
-        for child in self.findChildren(qMRMLNodeComboBox):
-            child.setMRMLScene(scene)
-
-
-class qMRMLNodeComboBox(QtWidgets.QWidget):
-    """A node selector: it forgets a node that leaves the scene."""
-
-    currentNodeChanged = QtCore.Signal(object)
-
-    def __init__(self, parent=None):
-        super().__init__(parent)
-        self._node = None
-
-    def setMRMLScene(self, scene) -> None:
-        """Follow the nodes of ``scene``."""
-        scene.AddObserver(slicer.vtkMRMLScene.NodeAboutToBeRemovedEvent, self._forget)
-
-    @calldata_type(VTK_OBJECT)
-    def _forget(self, _scene, _event, node) -> None:
-        if node is self._node:
-            self.setCurrentNode(None)
-
-    def currentNode(self):
-        """The chosen node or None."""
-        return self._node
-
-    def setCurrentNode(self, node) -> None:
-        """Choose a node, or none."""
-        if node is not self._node:
-            self._node = node
-            self.currentNodeChanged.emit(node)
-
-
-CUSTOM_WIDGETS = (ctkCollapsibleButton, qMRMLWidget, qMRMLNodeComboBox)
-
-
-class QUiLoader:
-    """Loads a .ui file; properties that only the real widgets have become dynamic ones, connections are left out."""
-
-    def load(self, file) -> Wrapped:
-        """The top widget of an open QFile."""
-        loader = QtUiTools.QUiLoader()
-        for widget in CUSTOM_WIDGETS:
-            loader.registerCustomWidget(widget)
-        root = ElementTree.fromstring(bytes(unwrap(file).readAll()).decode("utf-8"))
-        for connections in root.findall("connections"):
-            root.remove(connections)  # they carry MRML types that PySide cannot know; setMRMLScene does their work
-        buffer = QtCore.QBuffer()
-        buffer.setData(ElementTree.tostring(root))
-        buffer.open(QtCore.QIODevice.ReadOnly)
-        return wrap(loader.load(buffer))
+SOURCES = os.environ.get("SLICER_SOURCES", "")
+ROOT = Path(__file__).resolve().parents[2]
 
 
 # --- the application --------------------------------------------------------------------------------------------------
-class ModuleManager:
-    """Accepts the connection that the module widget makes."""
+class SignalLike:
+    """Takes connections by C++ signature and remembers them."""
+
+    def __init__(self):
+        self.connected: dict[str, list] = {}
 
     def connect(self, signature: str, slot) -> None:
-        """No module is ever unloaded here."""
+        """Remember the slot."""
+        self.connected.setdefault(signature, []).append(slot)
+
+    def disconnect(self, signature: str, slot) -> None:
+        """Forget the slot. Raises ValueError when it was never connected."""
+        self.connected[signature].remove(slot)
 
 
-class Application:
+class LayoutManager:
+    """Layouts and the plot view; the layout is the scene's layout node, as in Slicer."""
+
+    def __init__(self, layoutNode):
+        self._node = layoutNode
+        self._view = wrap(qMRMLPlotView())
+
+    @property
+    def layout(self) -> int:
+        """Number of the layout."""
+        return self._node.GetViewArrangement()
+
+    def setLayout(self, layout: int) -> None:
+        """Choose a layout."""
+        self._node.SetViewArrangement(layout)
+
+    @property
+    def plotViewCount(self) -> int:
+        """One, once a plot was shown: Slicer keeps views that are hidden."""
+        return 1
+
+    def plotWidget(self, number: int):
+        """The widget around the plot view."""
+        return types.SimpleNamespace(plotView=lambda: self._view)
+
+
+class Application(SignalLike):
     """The members of slicer.app that the modules use."""
 
-    def __init__(self, temporary: str):
+    def __init__(self, temporary: str, layoutManager: LayoutManager):
+        super().__init__()
         self.temporaryPath = temporary
+        self.applicationName = "Slicer"
         self.clipboardText = ""
+        self._layoutManager, self._moduleManager = layoutManager, SignalLike()
+        self._settings = QtCore.QSettings(str(Path(temporary).parent / "settings.ini"), QtCore.QSettings.IniFormat)
 
     def processEvents(self) -> None:
         """Let Qt work."""
@@ -200,11 +89,70 @@ class Application:
         """The clipboard; what was copied is in ``clipboardText``."""
         return types.SimpleNamespace(setText=lambda text: setattr(self, "clipboardText", text))
 
-    def moduleManager(self) -> ModuleManager:
+    def moduleManager(self) -> SignalLike:
         """The module manager."""
-        return ModuleManager()
+        return self._moduleManager
+
+    def layoutManager(self) -> LayoutManager:
+        """The layout manager."""
+        return self._layoutManager
+
+    def settings(self):
+        """The application's settings."""
+        return wrap(self._settings)
+
+    userSettings = settings
+
+    def testingEnabled(self) -> bool:
+        """Dialogs must not wait for anybody."""
+        return True
+
+    def translate(self, context: str, text: str) -> str:
+        """English stays English."""
+        return text
+
+    def setOverrideCursor(self, cursor) -> None:
+        """Nobody looks."""
+
+    def restoreOverrideCursor(self) -> None:
+        """Nobody looks."""
 
 
+class FakeModule:
+    """A module of the application: its panel is given, what it is asked to do is remembered."""
+
+    def __init__(self, panel=None, logic=None, path: str = ""):
+        self._panel, self._logic, self.path = panel, logic, path
+
+    def widgetRepresentation(self):
+        """The C++ widget around the panel."""
+        return self._panel if isinstance(self._panel, Wrapped) else types.SimpleNamespace(self=lambda: self._panel)
+
+    def logic(self):
+        """The module's logic."""
+        return self._logic
+
+
+class FakeEditor:
+    """What the Segment Editor was opened on."""
+
+    def __init__(self):
+        self.segmentationNode = self.sourceVolumeNode = None
+
+    def setSegmentationNode(self, node) -> None:
+        """Remember the segmentation."""
+        self.segmentationNode = node
+
+    def setSourceVolumeNode(self, node) -> None:
+        """Remember the volume."""
+        self.sourceVolumeNode = node
+
+
+class Modules(types.SimpleNamespace):
+    """slicer.modules: only what is loaded is there."""
+
+
+# --- base classes of a module -----------------------------------------------------------------------------------------
 class ScriptedLoadableModule:
     """Base class of a module."""
 
@@ -224,13 +172,14 @@ class ScriptedLoadableModuleWidget:
 
     def resourcePath(self, name: str) -> str:
         """Path of a file in the module's Resources."""
-        return str(Path(sys.modules[self.moduleName].__file__).parent / "Resources" / name)
+        return os.path.join(os.path.dirname(sys.modules[self.moduleName].__file__), "Resources", name)
 
     def setup(self) -> None:
         """Called by the panel's own setup."""
 
     def onReload(self) -> None:
         """Called by the panel's own onReload."""
+        slicer.util.reloadScriptedModule(self.moduleName)
 
 
 class ScriptedLoadableModuleLogic:
@@ -258,98 +207,49 @@ class ScriptedLoadableModuleTest(unittest.TestCase):
         """Nobody looks."""
 
 
-# --- parameterNodeWrapper ---------------------------------------------------------------------------------------------
-def parameterNodeWrapper(cls: type) -> type:
-    """The class as a typed view of a vtkMRMLScriptedModuleNode: bool, str, Enum and node parameters."""
-    types_of = dict(cls.__annotations__)
-    defaults = {name: getattr(cls, name, None) for name in types_of}
-
-    def read(self, name: str):
-        kind, node = types_of[name], self.parameterNode
-        if issubclass(kind, slicer.vtkMRMLNode):
-            return node.GetNodeReference(name)
-        text = node.GetParameter(name)
-        if issubclass(kind, Enum):
-            return kind[text] if text else defaults[name]
-        return {"true": True, "false": False, "": defaults[name]}.get(text, text)
-
-    def write(self, name: str, value) -> None:
-        kind, node = types_of[name], self.parameterNode
-        if issubclass(kind, slicer.vtkMRMLNode):
-            node.SetNodeReferenceID(name, value.GetID() if value else None)
-        else:
-            text = value.name if issubclass(kind, Enum) else value
-            node.SetParameter(name, str(text).lower() if kind is bool else text)
-
-    def init(self, parameterNode) -> None:
-        self.parameterNode = parameterNode
-        self._guis = {}
-
-    def typed(name: str) -> property:
-        return property(lambda self: read(self, name), lambda self, value: write(self, name, value))
-
-    members = {name: typed(name) for name in types_of}
-    members |= {"__init__": init, "types_of": types_of, "connectGui": connect_gui, "disconnectGui": disconnect_gui}
-    members["AddObserver"] = lambda self, *arguments: self.parameterNode.AddObserver(*arguments)
-    members["RemoveObserver"] = lambda self, tag: self.parameterNode.RemoveObserver(tag)
-    return type(cls.__name__, (), members)
-
-
-def connect_gui(self, ui) -> int:
-    """Tie widgets with the property SlicerParameterName to their parameters; returns a tag."""
-    bound = {widget.property(PARAMETER): widget for widget in vars(ui).values() if widget.property(PARAMETER)}
-    slots = []
-    for name, widget in bound.items():
-        kind = self.types_of[name]  # KeyError: the .ui names a parameter that is not there
-        if issubclass(kind, Enum) and widget.count == 0:
-            for member in kind:
-                widget.addItem(member.label())
-        signal = {"QCheckBox": "stateChanged", "QComboBox": "currentIndexChanged"}.get(type(widget).__name__)
-        slots.append((getattr(widget, signal or "currentNodeChanged"), _to_parameter(self, name, widget, kind)))
-    _to_widgets(self, bound)
-    for signal, slot in slots:
-        signal.connect(slot)
-    tag = self.parameterNode.AddObserver(vtkCommand.ModifiedEvent, lambda caller, event: _to_widgets(self, bound))
-    self._guis[tag] = slots
-    return tag
-
-
-def disconnect_gui(self, tag: int) -> None:
-    """Untie the widgets of a tag."""
-    self.parameterNode.RemoveObserver(tag)
-    for signal, slot in self._guis.pop(tag):
-        signal.disconnect(slot)
-
-
-def _to_parameter(self, name: str, widget: Wrapped, kind: type):
-    def changed() -> None:
-        if issubclass(kind, Enum):
-            setattr(self, name, list(kind)[widget.currentIndex])
-        else:
-            setattr(self, name, widget.checked if kind is bool else widget.currentNode())
-
-    return changed
-
-
-def _to_widgets(self, bound: dict[str, Wrapped]) -> None:
-    for name, widget in bound.items():
-        value = getattr(self, name)
-        if isinstance(value, Enum):
-            widget.currentIndex = list(type(value)).index(value)
-        elif isinstance(value, bool):
-            widget.checked = value
-        else:
-            widget.setCurrentNode(value)
-
-
 # --- installation -----------------------------------------------------------------------------------------------------
-def install(scene, temporary: str) -> Application:
+def install(scene, temporary: str, applicationLogic=None) -> Application:
     """Put the stand-ins in place for ``scene``; returns what the modules see as slicer.app."""
     QtWidgets.QApplication.instance() or QtWidgets.QApplication([])
-    qt, ctk = types.ModuleType("qt"), types.ModuleType("ctk")
-    for qt_class in (QtCore.QTimer, QtCore.QFile, QtWidgets.QWidget, QtWidgets.QVBoxLayout):
-        setattr(qt, qt_class.__name__, wrapped_class(qt_class.__name__, qt_class))
-    qt.QFile.ReadOnly, qt.QUiLoader = QtCore.QIODevice.ReadOnly, QUiLoader
+    for remembered in (SLOT_ERRORS, FILE_ANSWERS, OPENED_URLS):
+        remembered.clear()
+    qt, ctk = qt_module(), types.ModuleType("ctk")
+    qt.QUiLoader = QUiLoader
+    sys.modules |= {"qt": qt, "ctk": ctk}
+    slicer.qt = qt
+    for cls in CUSTOM_WIDGETS:
+        setattr(ctk if cls.__name__.startswith("ctk") else slicer, cls.__name__, wrapped_class(cls.__name__, cls))
+    slicer.mrmlScene = scene
+    layout = _layout_node(scene)
+    slicer.app = Application(temporary, LayoutManager(layout))
+    slicer.modules = Modules(plots=FakeModule(logic=_plots_logic(scene, applicationLogic)))
+    slicer.modules.segmenteditor = FakeModule(types.SimpleNamespace(editor=FakeEditor()))
+    _install_base_classes(ctk)
+    _install_util(scene)
+    return slicer.app
+
+
+def _layout_node(scene):
+    node = scene.GetFirstNodeByClass("vtkMRMLLayoutNode")
+    if node is None:
+        logic = slicer.vtkMRMLLayoutLogic()
+        logic.SetMRMLScene(scene)
+        node = logic.GetLayoutNode()
+        scene._layoutLogic = logic  # lives as long as the scene
+    return node
+
+
+def _plots_logic(scene, applicationLogic):
+    logic = slicer.vtkSlicerPlotsLogic()
+    logic.SetMRMLApplicationLogic(applicationLogic)
+    logic.SetMRMLScene(scene)
+    return logic
+
+
+def _install_base_classes(ctk: types.ModuleType) -> None:
+    if SOURCES:
+        _install_from_sources(ctk)
+        return
     base = types.ModuleType("slicer.ScriptedLoadableModule")
     for cls in (
         ScriptedLoadableModule,
@@ -358,16 +258,54 @@ def install(scene, temporary: str) -> Application:
         ScriptedLoadableModuleTest,
     ):
         setattr(base, cls.__name__, cls)
-    wrapper = types.ModuleType("slicer.parameterNodeWrapper")
-    wrapper.parameterNodeWrapper = parameterNodeWrapper
     i18n = types.ModuleType("slicer.i18n")
     i18n.tr, i18n.translate = (lambda text: text), (lambda context, text: text)
-    for module in (qt, ctk, base, wrapper, i18n):
-        sys.modules[module.__name__] = module
-    slicer.mrmlScene, slicer.app = scene, Application(temporary)
-    return slicer.app
+    wrapper = types.ModuleType("slicer.parameterNodeWrapper")
+    wrapper.parameterNodeWrapper = parameter_stand_in.parameterNodeWrapper
+    wrapper.WithinRange = parameter_stand_in.WithinRange
+    sys.modules |= {module.__name__: module for module in (base, i18n, wrapper)}
 
 
+def _install_from_sources(ctk: types.ModuleType) -> None:
+    """Slicer's own files, found below SLICER_SOURCES."""
+    place = type("AnyWidget", (), {})  # widget classes that are only compared with
+    ctk.__getattr__ = lambda name: place
+    for name in ("qMRMLSliderWidget", "qMRMLSpinBox", "qMRMLRangeWidget", "qMRMLCheckableNodeComboBox"):
+        setattr(slicer, name, type(name, (), {}))
+    folder = str(Path(SOURCES) / "Base" / "Python" / "slicer")
+    slicer.__path__ = [folder, *(path for path in slicer.__path__ if path != folder)]
+    for name in [name for name in sys.modules if name.startswith("slicer.") and "slicer_core" not in name]:
+        del sys.modules[name]
+    for name in ("util", "i18n", "parameterNodeWrapper", "ScriptedLoadableModule"):
+        setattr(slicer, name, importlib.import_module(f"slicer.{name}"))
+    assert slicer.util.__file__.startswith(folder), slicer.util.__file__
+
+
+def _install_util(scene) -> None:
+    """The functions of slicer.util that need the application."""
+    window = wrap(QtWidgets.QMainWindow())
+    slicer.util.mainWindow = lambda: window
+    slicer.util.selectedModules = []
+    slicer.util.selectModule = lambda name: slicer.util.selectedModules.append(name)
+    slicer.util.loadVolume = load_volume
+    slicer.util.confirmYesNoDisplay = slicer.util.confirmOkCancelDisplay = lambda text, *more, **settings: True
+
+
+def load_volume(path: str, properties: dict | None = None):
+    """Slicer's volume reader. Raises RuntimeError for a file that cannot be read."""
+    scene, properties = slicer.mrmlScene, properties or {}
+    node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", properties.get("name", Path(path).stem))
+    storage = scene.AddNewNodeByClass("vtkMRMLVolumeArchetypeStorageNode")
+    storage.SetFileName(str(path))
+    if not storage.ReadData(node):
+        scene.RemoveNode(node)
+        raise RuntimeError(f"Failed to load volume from {path}")
+    node.SetAndObserveStorageNodeID(storage.GetID())
+    node.CreateDefaultDisplayNodes()
+    return node
+
+
+# --- loading a module -------------------------------------------------------------------------------------------------
 def make_parent() -> Wrapped:
     """The widget that Slicer gives a panel: with a layout, and open."""
     widget = QtWidgets.QWidget()
@@ -376,3 +314,37 @@ def make_parent() -> Wrapped:
     parent = wrap(widget)
     parent.__dict__["isEntered"] = True
     return parent
+
+
+class Host:
+    """What qSlicerScriptedLoadableModuleWidget does for a panel: make it, open and leave it, reload it."""
+
+    def __init__(self, name: str):
+        """Load the module from its file and open its panel."""
+        self.name = name
+        self.parent = make_parent()
+        self.parent.__dict__["reload"] = self._make
+        module = FakeModule(self.parent, path=str(ROOT / name / f"{name}.py"))
+        setattr(slicer.modules, name.lower(), module)
+        importlib.import_module(name)
+        self._make()
+
+    def _make(self) -> None:
+        self.widget = getattr(sys.modules[self.name], f"{self.name}Widget")(self.parent)
+        setattr(slicer.modules, f"{self.name}Widget", self.widget)
+        self.widget.setup()
+        self.enter()
+
+    def enter(self) -> None:
+        """Open the module."""
+        self.parent.__dict__["isEntered"] = True
+        self.widget.enter()
+
+    def exit(self) -> None:
+        """Open another module."""
+        self.parent.__dict__["isEntered"] = False
+        self.widget.exit()
+
+    def reload(self) -> None:
+        """The Reload button of developer mode."""
+        self.widget.onReload()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import struct
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -54,6 +57,27 @@ def test_extension_says_all_that_the_catalog_wants() -> None:
     assert entry["scm_url"].endswith(".git") and entry["scm_url"][:-4] in text
 
 
+@pytest.mark.parametrize("document", ["README.md", "docs/tutorial.md", "CONTRIBUTING.md"])
+def test_documents_show_pictures_that_exist(document: str) -> None:
+    path = ROOT / document
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            assert (path.parent / target).exists(), f"{document}: {target}"
+
+
+def test_the_tutorial_shows_every_state_of_the_panel() -> None:
+    text = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    for picture in (ROOT / "Resources" / "Screenshots").glob("panel_*.png"):
+        assert picture.name in text, picture.name
+    assert "tutorial.md" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_license_is_said() -> None:
+    assert "Apache License" in (ROOT / "LICENSE").read_text() and "Version 2.0" in (ROOT / "LICENSE").read_text()
+    assert "Apache License 2.0" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert (ROOT / "NOTICE").stat().st_size > 1000
+
+
 @pytest.mark.parametrize(
     "path", ["Resources/Icons/BodyPartRegression.png", *(f"{name}/Resources/Icons/{name}.png" for name in MODULES)]
 )
@@ -80,12 +104,20 @@ def test_panel_hands_its_scene_to_every_mrml_widget(module: str) -> None:
     assert connected == wanted
 
 
+def sources(module: str) -> list[Path]:
+    """The module file and its library."""
+    return [ROOT / module / f"{module}.py", *sorted((ROOT / module / f"{module}Lib").rglob("*.py"))]
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_panel_and_code_agree_on_names(module: str) -> None:
-    root, source = panel(module), (ROOT / module / f"{module}.py").read_text()
+    root = panel(module)
     names = {widget.get("name") for widget in root.iter("widget")}
-    assert set(re.findall(r"self\.ui\.(\w+)", source)) <= names
-    tree = ast.parse(source)
+    for path in sources(module):
+        assert set(
+            re.findall(r"self\._?ui\.(\w+)|\bui\.(\w+(?:Button|Table|Label|Edit|Box|List|Tree))", path.read_text())
+        ) <= {pair for name in names for pair in ((name, ""), ("", name))}, path
+    tree = ast.parse((ROOT / module / f"{module}.py").read_text())
     parameters = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == f"{module}ParameterNode")
     known = {item.target.id for item in parameters.body if isinstance(item, ast.AnnAssign)}
     bound = {p.findtext("string") for p in root.iter("property") if p.get("name") == "SlicerParameterName"}
@@ -93,10 +125,66 @@ def test_panel_and_code_agree_on_names(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_no_formatted_string_is_translated(module: str) -> None:
-    for node in ast.walk(ast.parse((ROOT / module / f"{module}.py").read_text())):
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("_", "translate"):
-            assert not any(isinstance(argument, ast.JoinedStr) for argument in node.args), node.lineno
+def test_every_button_of_the_panel_is_used_and_says_what_it_does(module: str) -> None:
+    text = "".join(path.read_text() for path in sources(module))
+    for widget in panel(module).iter("widget"):
+        if widget.get("class") == "QPushButton":
+            assert widget.get("name") in text, widget.get("name")
+            tip = next((p.findtext("string") for p in widget if p.get("name") == "toolTip"), None)
+            assert tip or f"{widget.get('name')}" in ("runButton", "runBatchButton"), widget.get("name")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_translated_strings_are_plain_literals(module: str) -> None:
+    """What is put together at run time cannot be translated."""
+    for path in sources(module):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("_", "translate"):
+                assert all(isinstance(argument, ast.Constant) for argument in node.args), (path, node.lineno)
+
+
+WORDS = re.compile(r"^[A-Z][a-z]+ .*[a-z]{3}")  # a sentence
+
+
+def test_sentences_for_people_are_translatable() -> None:
+    """A sentence that is neither translated nor a docstring nor the text of an exception that nobody sees."""
+    for path in sources("BPRSegmentation"):
+        tree = ast.parse(path.read_text())
+        translated = {
+            id(inner)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("_", "translate")
+            for inner in ast.walk(node)
+        }
+        documents = {
+            id(node.body[0].value)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+            and node.body
+            and isinstance(node.body[0], ast.Expr)
+        }
+        technical = ("result_folder.py", "segmentation_nodes.py", "scene_file.py", "dicom_seg.py", "score_nodes.py")
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and WORDS.match(node.value):
+                known = id(node) in translated | documents or path.name in technical
+                assert known, f"{path.name}:{node.lineno}: {node.value!r}"
+
+
+def test_the_application_starts_without_waiting_for_our_packages() -> None:
+    """Slicer imports every module at its start: what takes long is imported when it is needed."""
+    code = (
+        "import sys; sys.path[:0] = sys.argv[1:]; import slicer_stand_in, slicer; "
+        "slicer_stand_in.install(slicer.vtkMRMLScene(), '/tmp'); before = set(sys.modules); import BPRSegmentation; "
+        "print(sorted({name.split('.')[0] for name in set(sys.modules) - before}))"
+    )
+    pytest.importorskip("slicer", reason="slicer-core is not installed")
+    pytest.importorskip("PySide6.QtUiTools", reason="PySide6 is not installed")
+    command = [sys.executable, "-c", code, str(ROOT / "Testing" / "scene"), str(ROOT / "BPRSegmentation")]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"QT_QPA_PLATFORM": "offscreen"})
+    assert done.returncode == 0, done.stderr
+    loaded = set(ast.literal_eval(done.stdout.strip().splitlines()[-1]))
+    heavy = {"SimpleITK", "scipy", "pydicom", "matplotlib", "openvino", "torch", "monai", "pandas", "dask", "highdicom"}
+    assert not loaded & heavy
 
 
 def test_nothing_that_slicer_imports_needs_torch() -> None:

@@ -9,7 +9,16 @@ import pytest
 import SimpleITK as sitk
 import slicer
 from mrml_helpers import nodes, volume_array
-from result_fixture import LPS_TO_RAS, SEGMENTS, make_image, rotation, score_of, slice_heights, write_case
+from result_fixture import (
+    LPS_TO_RAS,
+    SEGMENTS,
+    make_image,
+    rotation,
+    score_of,
+    slice_heights,
+    write_case,
+    write_segmentation,
+)
 from vtkmodules.util.numpy_support import vtk_to_numpy
 from vtkmodules.vtkCommonTransforms import vtkTransform
 
@@ -159,6 +168,18 @@ def test_segments_lie_on_the_volumes_voxels(tmp_path, stage, kind: str) -> None:
         assert set(map(tuple, np.rint(in_ct).astype(int))) == set(map(tuple, truth))
 
 
+def test_a_result_of_a_single_organ_keeps_its_name_and_value(tmp_path, stage) -> None:
+    case = write_case(tmp_path / "case")
+    liver = structure_by_id("liver")
+    only = sitk.Cast(case.labels == liver.value, sitk.sitkUInt8) * liver.value
+    write_segmentation(only, case.folder / "segmentation.seg.nrrd")
+    loaded = load_result(stage.scene, case.folder, a_volume(stage, case))
+    segmentation = loaded.segmentation.GetSegmentation()
+    assert list(segmentation.GetSegmentIDs()) == ["liver"]
+    assert segmentation.GetSegment("liver").GetName() == liver.name
+    assert segmentation.GetSegment("liver").GetLabelValue() == liver.value
+
+
 def test_segmentation_refers_to_its_volume(stage, a_case) -> None:
     volume = a_volume(stage, a_case)
     node = load_result(stage.scene, a_case.folder, volume).segmentation
@@ -230,6 +251,29 @@ def test_a_second_run_replaces_the_first_and_updates_the_chosen_segmentation(sta
     assert set(first.segmentation.GetSegmentation().GetSegmentIDs()) == {"my tumor", *SEGMENTS}
     assert stage.scene.GetNumberOfNodes() == count
     assert len(nodes(stage.scene, "vtkMRMLMarkupsROINode")) == 1
+
+
+def test_ones_own_segment_in_the_shared_label_map_survives_the_next_run(stage, a_case) -> None:
+    volume = a_volume(stage, a_case)
+    first = load_result(stage.scene, a_case.folder, volume)
+    segmentation = first.segmentation.GetSegmentation()
+    own = slicer.vtkSegment()
+    own.DeepCopy(segmentation.GetSegment("spine"))
+    own.SetName("mine")
+    segmentation.AddSegment(own, "mine")
+    segmentation.RemoveSegment("spine")
+    segmentation.CollapseBinaryLabelmaps(False)
+    assert segmentation.GetNumberOfLayers() == 1
+    first.segmentation.GetDisplayNode().SetSegmentOpacity3D("mine", 0.25)
+    load_result(stage.scene, a_case.folder, volume, first.segmentation)
+    counts = {}
+    for identifier in segmentation.GetSegmentIDs():
+        image = slicer.vtkOrientedImageData()
+        first.segmentation.GetBinaryLabelmapRepresentation(identifier, image)
+        counts[identifier] = int((vtk_to_numpy(image.GetPointData().GetScalars()) > 0).sum())
+    truth = {i: int((sitk.GetArrayFromImage(a_case.labels) == structure_by_id(i).value).sum()) for i in SEGMENTS}
+    assert counts == truth | {"mine": truth["spine"]}
+    assert first.segmentation.GetDisplayNode().GetSegmentOpacity3D("mine") == pytest.approx(0.25)
 
 
 def test_only_what_was_made_is_loaded(stage, a_case) -> None:

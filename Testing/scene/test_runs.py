@@ -6,12 +6,15 @@ import json
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from result_fixture import LPS_TO_RAS, make_image, rotation, write_case
 
+from BPRSegmentationLib import export
+from BPRSegmentationLib import run as run_module
 from BPRSegmentationLib.export import Request, RequestError, what_is_missing, write_job
 from BPRSegmentationLib.placement import array_to_matrix, ijk_to_ras
 from BPRSegmentationLib.process import ChildProcess, child_environment
@@ -152,12 +155,99 @@ def test_the_job_file_is_one_that_the_backend_takes(tmp_path, volume) -> None:
 
 
 def test_what_is_missing_is_said_in_words(stage, volume) -> None:
-    assert "Choose an input" in what_is_missing(None, ("scores",))
-    assert "at least one" in what_is_missing(volume, ())
-    assert "no voxels" in what_is_missing(stage.scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode"), ("scores",))
-    assert what_is_missing(volume, ("scores",)) is None
+    scores = Request(produce=("scores",))
+    assert "Choose an input" in what_is_missing(None, scores)
+    assert "at least one thing" in what_is_missing(volume, Request(produce=()))
+    assert "at least one organ" in what_is_missing(volume, Request(organs=()))
+    assert "at least one region" in what_is_missing(volume, Request(regions=()))
+    assert "no voxels" in what_is_missing(stage.scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode"), scores)
+    assert what_is_missing(volume, scores) is None
+    volume.SetAttribute("BodyPartRegression.part", "overlay")
+    assert "scores of a CT" in what_is_missing(volume, scores)
+    volume.RemoveAttribute("BodyPartRegression.part")
     bent = stage.scene.AddNewNodeByClass("vtkMRMLBSplineTransformNode")
     volume.SetAndObserveTransformNodeID(bent.GetID())
-    assert "non-linear" in what_is_missing(volume, ("scores",))
+    assert "non-linear" in what_is_missing(volume, scores)
     with pytest.raises(RequestError, match="non-linear"):
         write_job(volume, Request(), Path("."))
+
+
+def test_a_large_volume_is_handed_over_while_the_window_lives(
+    stage, volume, a_case, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(export, "CHUNK", 1000)  # bytes: the small volume has 29 pieces
+    monkeypatch.setattr(run_module, "WRITE_S", 0.0)
+    run = start(stage, volume, a_case, "good", tmp_path)
+    fractions = []
+    while run._child is None:
+        assert run.poll() == [] and run.progress.stage == "Handing the volume over"
+        fractions.append(run._file.fraction)
+    assert len(fractions) > 20 and fractions == sorted(fractions), "a piece at each turn of the window"
+    assert finish(run).progress.state is State.DONE
+    run = start(stage, volume, a_case, "good", tmp_path)
+    run.cancel()
+    assert run._child is None and not list((tmp_path / "temporary").iterdir())
+
+
+def test_a_full_disk_while_handing_over_is_said(stage, volume, a_case, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(run_module, "WRITE_S", 0.0)
+    monkeypatch.setattr(export, "CHUNK", 1000)
+    run = start(stage, volume, a_case, "good", tmp_path)
+
+    def full(data) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run._file, "_file", SimpleNamespace(write=full, close=lambda: None))
+    finish(run)
+    assert run.progress.state is State.FAILED and "No space left on device" in run.progress.error
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+def test_only_remedies_that_can_help_are_offered() -> None:
+    from BPRSegmentationLib.progress import Progress
+    from BPRSegmentationLib.words import Remedy, remedies
+
+    gpu = Progress(error_type="MemoryShortage", error="The GPU cuda:0 has too little free memory for one tile.")
+    assert remedies(gpu, "cuda", 0) == [Remedy.SMALLER_TILES, Remedy.CPU]
+    assert remedies(gpu, "cuda", 32) == [Remedy.CPU] and remedies(gpu, "cpu", 32) == []
+    scan = Progress(error_type="MemoryShortage", error="This scan needs about 9000 MB of memory, but ...")
+    assert remedies(scan, "auto", 0) == [], "smaller tiles would not help"
+    absent = Progress(error_type="InputError", error="The device cuda:1 was asked for, but torch does not see it.")
+    assert remedies(absent, "cuda:1", 0) == [Remedy.CPU]
+    killed = Progress()
+    killed.fail_unexpectedly(-9)
+    assert remedies(killed, "cpu", 0) == [Remedy.SMALLER_TILES] and "want of memory" in killed.error
+    assert remedies(Progress(log=["ModuleNotFoundError: No module named 'x'"]), "auto", 0) == [Remedy.PACKAGES]
+    assert remedies(Progress(error_type="InputError", error="This is not a CT."), "auto", 0) == []
+
+
+def test_the_likely_input_is_the_shown_ct_and_never_a_result(stage, volume, a_case) -> None:
+    from BPRSegmentationLib.export import likely_input
+    from BPRSegmentationLib.views import add_views, show_volume
+
+    first, second = volume, load_volume(stage.scene, a_case.ct, "second CT")
+    labels = stage.scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode")
+    labels.SetAndObserveImageData(volume.GetImageData())
+    overlay = stage.scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode")
+    overlay.SetAndObserveImageData(volume.GetImageData())
+    overlay.SetAttribute("BodyPartRegression.part", "overlay")
+    assert likely_input(stage.scene) is first
+    add_views(stage.scene, first)
+    show_volume(stage.scene, second)
+    assert likely_input(stage.scene) is second
+    show_volume(stage.scene, overlay)
+    stage.scene.RemoveNode(first)
+    stage.scene.RemoveNode(second)
+    assert likely_input(stage.scene) is None
+
+
+def test_words_for_a_result_that_is_empty_or_doubtful() -> None:
+    from BPRSegmentationLib.words import found_text
+
+    empty = {"coverage": ["l5_s1", "skull_top"], "segments": [], "regions": []}
+    text = found_text(empty, ["Odd."], ("regions", "segmentation"))
+    assert "reaches from L5/S1 to skull top" in text and "segmentation is empty" in text and "No region" in text
+    assert "Odd." in text
+    segments = [{"id": "liver", "name": "liver", "doubt": 0.2}, {"id": "spleen", "name": "spleen", "doubt": 0.9}]
+    text = found_text({"segments": segments, "engine": "torch", "device": "cuda:0"}, [], ("segmentation",))
+    assert "Look at these first: spleen." in text and "Computed by torch on cuda:0." in text and "No region" not in text

@@ -7,15 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import SimpleITK as sitk
 from result_fixture import make_image, write_case
 
 from BPRSegmentationLib.score_nodes import score_color
 
 SCRIPT = Path(__file__).resolve().parents[1] / "screenshots.py"
+SCREENSHOTS = Path(__file__).resolve().parents[2] / "Resources" / "Screenshots"
 
 
-def test_coronal_picture_is_colored_by_score_from_bottom_to_top(tmp_path: Path) -> None:
+def test_all_pictures_are_drawn_and_the_coronal_one_is_colored_by_score(tmp_path: Path) -> None:
     image = make_image(size=(40, 40, 80), spacing=(5.0, 5.0, 5.0))
     case = write_case(tmp_path / "case", image * 0 - 1000)  # air everywhere: only the overlay has color
     command = [sys.executable, str(SCRIPT), str(case.folder), str(case.ct), str(tmp_path / "out")]
@@ -29,6 +31,14 @@ def test_coronal_picture_is_colored_by_score_from_bottom_to_top(tmp_path: Path) 
         seen = colored[int(share * (len(colored) - 1))]
         expected = [255 * 0.35 * channel for channel in score_color(score)]
         assert max(abs(a - b) for a, b in zip(seen, expected, strict=True)) < 12, (share, seen, expected)
+
+    pytest.importorskip("PySide6.QtUiTools", reason="PySide6 is not installed")
+    states = ("ready", "choices", "models", "running", "error", "results", "batch")
+    views = ("coronal_scores", "score_plot", "axial_segments", "coronal_segments", "segmentation_3d", "window")
+    for name in (*(f"panel_{state}" for state in states), *views):
+        drawn = sitk.GetArrayViewFromImage(sitk.ReadImage(str(tmp_path / "out" / f"{name}.png")))
+        assert min(drawn.shape[:2]) > 300 and drawn.std() > 0.3, name
+        assert (SCREENSHOTS / f"{name}.png").is_file(), "run: make screenshots"
 
 
 def test_the_command_refuses_in_one_sentence(tmp_path: Path) -> None:

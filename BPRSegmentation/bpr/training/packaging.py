@@ -124,8 +124,8 @@ def _with_card(
     comparison = []
     if metadata["bpr"]["role"] == "score" and study.is_file():
         introduction = (
-            "Cross-validated by patient over all annotated scans (`make study NAME=scoring`); this recipe is `shipped`, "
-            "and `efficientnet_scratch` is EfficientNet-B0 without natural-image weights:"
+            "Cross-validated by patient over all annotated scans (`make study NAME=scoring`). This one is `shipped`; "
+            "`efficientnet_scratch` is EfficientNet-B0 without natural-image weights:"
         )
         comparison = ["", introduction, "", study.read_text(encoding="utf-8").strip()]
     lines = [
