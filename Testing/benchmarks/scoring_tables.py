@@ -112,7 +112,8 @@ def recipe_table(results: dict[str, Errors]) -> str:
         lines.append(
             f"| {name} | {len(runs)} | {means[0]:.1f} | {means[1]:.1f} | {all_of.mean:.1f} ({all_of.low:.1f} to "
             f"{all_of.high:.1f}) | {all_of.mean / SLICE_MM:.2f} | {np.median(absolute):.1f} "
-            f"| {np.percentile(absolute, 90):.1f} | {(absolute <= 10).mean():.0%} | {(absolute <= VERTEBRA_MM).mean():.0%} |"
+            f"| {np.percentile(absolute, 90):.1f} | {(absolute <= 10).mean():.0%} "
+            f"| {(absolute <= VERTEBRA_MM).mean():.0%} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -123,7 +124,8 @@ def landmark_table(errors: Errors) -> str:
     for name in sorted(set(errors.landmark)):
         own = errors.landmark == name
         e = errors.error[own].astype(float)
-        lines.append(f"| {name} | {errors.kind[own][0]} | {own.sum()} | {np.abs(e).mean():.1f} | {np.median(np.abs(e)):.1f} "
+        size = np.abs(e)
+        lines.append(f"| {name} | {errors.kind[own][0]} | {own.sum()} | {size.mean():.1f} | {np.median(size):.1f} "
                      f"| {e.mean():+.1f} |")  # fmt: skip
     return "\n".join(lines) + "\n"
 
