@@ -174,14 +174,40 @@ def find_bundle(name: str) -> Bundle:
     raise BundleError(f"There is no model named {name}.", f"Installed models: {known}.")
 
 
+def used_models() -> dict[str, list[str]]:
+    """Slot to the names that a person put into use instead of the shipped model, the latest last.
+
+    Kept as ``defaults.json`` beside the user's models; empty when there is none or it cannot be read.
+    """
+    try:
+        content = json.loads((user_models_dir() / "defaults.json").read_text(encoding="utf-8"))
+        return {str(slot): [str(name) for name in names] for slot, names in content.items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
+
+
+def names_in_use() -> dict[str, str]:
+    """Slot to the person's own model that runs there: the latest put into use that is still installed."""
+    found = {}
+    for slot, names in used_models().items():
+        installed = [name for name in names if (user_models_dir() / name / "configs" / "metadata.json").is_file()]
+        if installed:
+            found[slot] = installed[-1]
+    return found
+
+
 def choose_bundles(requested: list[str]) -> dict[str, Bundle]:
-    """Bundle per slot ("score", "baseline", region names): the shipped defaults, replaced by the requested ones."""
+    """Bundle per slot ("score", "baseline", region names).
+
+    What ships is replaced by what a person put into use, and that by what is requested now.
+    """
     chosen: dict[str, Bundle] = {}
     for bundle in list_bundles():
         try:
             chosen.setdefault(bundle.slot, bundle)
         except BundleError:
             continue  # someone else's bundle in the user's folder must not stop the shipped ones
+    chosen |= {slot: Bundle(user_models_dir() / name) for slot, name in names_in_use().items()}
     for name in requested:
         bundle = find_bundle(name)
         chosen[bundle.slot] = bundle

@@ -2,7 +2,7 @@
 
 make study NAME=scoring      (about three hours on two cores; QUICK=1: a few steps of one backbone, nothing is stored)
 
-Landmark errors are cross-validated by patient over all annotated scans but the sample, open and restricted: the distance
+Landmark errors are cross-validated by patient over all annotated scans but the sample, open and restricted: distance
 of predicted and annotated height in mm, landmarks within 8 mm of a scan's end left out. Stress, thickness and scope are
 measured with the shipped bundle on the restricted people. Networks and logits are kept under $BPR_WORK: a later run
 continues there.

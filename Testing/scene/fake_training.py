@@ -87,9 +87,9 @@ def finish(run: Path, behavior: str) -> None:
     (bundle.folder / "docs" / "README.md").write_text("# fine-tuned")
     write_sums(bundle.folder)
     forgot = behavior == "forgot"
-    sentence = ("The new model has forgotten some of sample CT." if forgot
+    sentence = ("The new model has forgotten some of phantom." if forgot
                 else "The new model is better: Dice +0.120 on scanner A.")  # fmt: skip
-    groups = [group("scanner A", False, 0.5, 0.62), group("sample CT", True, 0.8, 0.75 if forgot else 0.802)]
+    groups = [group("scanner A", False, 0.5, 0.62), group("phantom", True, 0.8, 0.75 if forgot else 0.802)]
     comparison = {"groups": groups, "accepted": not forgot, "sentences": [sentence]}
     content = {"bundle": bundle.name, "parent": "bpr_pelvis", "comparison": comparison, "steps": 100, "best": 40,
                "reason": "all steps were done", "accepted": not forgot, "sentences": [sentence], "gap": 0.05,

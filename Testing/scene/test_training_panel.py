@@ -16,8 +16,8 @@ from panel_fixtures import ROOT, wait  # noqa: E402
 from pythonqt import FILE_ANSWERS  # noqa: E402
 from seed_samples import write_toy_case  # noqa: E402
 
+from bpr.models import names_in_use  # noqa: E402
 from bpr.seed.case import Part, State  # noqa: E402
-from bpr.seed.defaults import default_names  # noqa: E402
 from bpr.seed.marks import Mark  # noqa: E402
 from bpr.seed.project import SeedProject  # noqa: E402
 from bpr.seed.runs import latest  # noqa: E402
@@ -231,12 +231,14 @@ def test_training_shows_curves_and_its_result_is_used_and_taken_back(panel, proj
     assert "Dice 0.633 (old model 0.500)" in ui.gapLabel.text and "memorises" not in ui.gapLabel.text
     assert not ui.curvesLabel.pixmap.isNull() and ui.pictureLabel.pixmap.isNull()
     assert "is better" in ui.verdictLabel.text and cell(ui.resultTable, 0, 3) == "+0.120"
-    assert cell(ui.resultTable, 2, 0) == "sample CT (remembered)"
+    assert cell(ui.resultTable, 2, 0) == "phantom (remembered)"
     ui.useButton.click()
-    assert default_names() == ["bpr_pelvis_seed1"] and "bpr_pelvis_seed1" in [m.name for m in panel.logic.models()]
+    assert list(names_in_use().values()) == ["bpr_pelvis_seed1"] and "bpr_pelvis_seed1" in [
+        m.name for m in panel.logic.models()
+    ]
     picture(panel, "5_result")
     ui.rollBackButton.click()
-    assert default_names() == []
+    assert list(names_in_use().values()) == []
     FILE_ANSWERS.append(str(project.folder / "model.zip"))
     ui.exportModelButton.click()
     assert (project.folder / "model.zip").is_file() and "Written" in ui.resultMessageLabel.text
@@ -250,7 +252,7 @@ def test_a_model_that_forgot_is_used_only_after_a_question(panel, project, monke
     asked = []
     monkeypatch.setattr(slicer.util, "confirmYesNoDisplay", lambda text: asked.append(text) or False)
     ui.useButton.click()
-    assert "forgotten" in asked[0] and default_names() == []
+    assert "forgotten" in asked[0] and list(names_in_use().values()) == []
 
 
 def test_memorising_is_named(panel, project) -> None:

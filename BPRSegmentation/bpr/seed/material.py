@@ -1,0 +1,153 @@
+"""Everything a fine-tuning learns from and is measured on: training, validation, replay and remembered cases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from bpr.errors import InputError, Notice
+from bpr.models import Bundle
+from bpr.seed.case import Part, SeedCase
+from bpr.seed.cases import TeachingCase, labeled_part, teaching_case
+from bpr.seed.project import SeedProject
+from bpr.seed.remembered import CHECK_SEED, REPLAY_SEEDS, phantom_case
+from bpr.segmentation.labels import structure_by_id, structure_by_value
+from bpr.training.segmentation import OUTSIDE, LabeledCase
+
+HELD_OUT = 0.25  # of the marked planes, where no other patient can validate
+LEAST_PLANES = 8  # marked planes of a case from which some can be held out
+
+
+@dataclass(frozen=True)
+class Material:
+    """Cases by what they are for. ``held_out`` says that validation is a part of the training cases themselves."""
+
+    bundle: Bundle
+    training: list[TeachingCase]
+    validation: list[TeachingCase]
+    replay: list[TeachingCase]
+    remembered: list[TeachingCase]
+    held_out: bool
+    notices: list[Notice] = field(default_factory=list)
+
+    @property
+    def classes(self) -> list[int]:
+        """Label values of the network's channels after the background."""
+        return [structure_by_id(name).value for name in self.bundle.facts["structures"]]
+
+    @property
+    def tile(self) -> tuple[int, int, int]:
+        """(z, y, x) voxels of a patch."""
+        return tuple(self.bundle.facts["tile"])
+
+    @property
+    def domains(self) -> list[str]:
+        """Names of the domains that are learned."""
+        return sorted({case.domain for case in self.training})
+
+
+def gather(
+    project: SeedProject, bundle: Bundle, organs: tuple[str, ...] = (), memory_cases: bool = True
+) -> tuple[Material, list[SeedCase]]:
+    """Read all accepted cases of a project; damaged ones are left out with a notice.
+
+    Cases of domains that the bundle has learned before are remembered: they are replayed, and their validation cases
+    are checked for forgetting. Without ``memory_cases`` phantoms take no part (tests).
+
+    Raises:
+        InputError: nothing teaches, or the labels do not match the bundle.
+    """
+    project.split()
+    good, bad = project.cases()
+    notices = [Notice("damaged_case", f"{error.message} It is left out.") for error in bad]
+    used, teaching = [], []
+    refusal: InputError | None = None
+    for case in (case for case in good if case.teaches):
+        try:
+            teaching.append((case, teaching_case(case, bundle, project.folder / "cache", organs)))
+            used.append(case)
+        except InputError as error:
+            refusal = error
+            notices.append(Notice("unused_case", f"{error.message} It is left out."))
+    if not teaching:
+        raise refusal or InputError("No case of the project can teach yet.",
+                                    "Add cases and mark what is right in them: bpr seed mark.")  # fmt: skip
+    learned = set(bundle.facts.get("domains", []))
+    if {case.domain for case, _ in teaching} <= learned:
+        learned = set()  # more of the same domain
+    new = [(case, t) for case, t in teaching if case.domain not in learned]
+    earlier = [(case, t) for case, t in teaching if case.domain in learned]
+    material = _split(bundle, new, earlier, notices)
+    if memory_cases:
+        material = with_memory_cases(material, project.folder / "cache")
+    return material, used
+
+
+def _split(bundle: Bundle, new: list, earlier: list, notices: list[Notice]) -> Material:
+    training = [t for case, t in new if case.part is not Part.VALIDATION]
+    validation = [t for case, t in new if case.part is Part.VALIDATION]
+    if not training:
+        raise InputError("All accepted cases of the new domain validate; none is left to teach.",
+                         "Put some of them on the training side.")  # fmt: skip
+    if not any(part.voxels for case in training for part in case.parts):
+        raise InputError("What is marked in the training cases is empty: no organ has a voxel there.",
+                         "Mark slices in which organs are drawn.")  # fmt: skip
+    held_out = not validation
+    if held_out:
+        training, validation = hold_out(training)
+        text = ("No case of another patient validates, so a part of the training cases is held out. "
+                "The numbers are too good: accept cases of at least three patients.")  # fmt: skip
+        if not validation:
+            validation = training
+            text = ("So little is marked that nothing can be held out; the model is measured on what it learns, which "
+                    "says nothing about new cases. Mark more slices or add patients.")  # fmt: skip
+        notices = [*notices, Notice("no_validation_patients", text)]
+    replay = [t for case, t in earlier if case.part is not Part.VALIDATION]
+    remembered = [t for case, t in earlier if case.part is Part.VALIDATION]
+    return Material(bundle, training, validation, replay, remembered, held_out, notices)
+
+
+def with_memory_cases(material: Material, cache: Path) -> Material:
+    """Add phantoms to the replay, and another phantom to what is checked."""
+    bundle = material.bundle
+    replay = [phantom_case(bundle, seed, cache) for seed in REPLAY_SEEDS]
+    checked = [phantom_case(bundle, CHECK_SEED, cache)]
+    return replace(
+        material,
+        replay=material.replay + [case for case in replay if case],
+        remembered=material.remembered + [case for case in checked if case],
+    )
+
+
+def hold_out(cases: list[TeachingCase]) -> tuple[list[TeachingCase], list[TeachingCase]]:
+    """Take a block of the marked planes out of every case that has enough of them; returns (training, validation)."""
+    training, validation = [], []
+    for case in cases:
+        planes = np.flatnonzero(sum((part.labels != OUTSIDE).any((1, 2)) for part in case.parts))
+        count = round(len(planes) * HELD_OUT)
+        if len(planes) < LEAST_PLANES:
+            training.append(case)
+            continue
+        start = (len(planes) - count) // 2
+        chosen = np.zeros(len(case.hu), bool)
+        chosen[planes[start : start + count]] = True
+        training.append(_only(case, ~chosen))
+        validation.append(_only(case, chosen))
+    return training, validation
+
+
+def _only(case: TeachingCase, planes: np.ndarray) -> TeachingCase:
+    """The case with what is known in these planes only."""
+    parts = []
+    for part in case.parts:
+        labels = np.where(planes[:, None, None], part.labels, OUTSIDE).astype(np.uint8)
+        if (labels != OUTSIDE).any():
+            parts.append(_relabeled(part, labels))
+    return replace(case, parts=tuple(parts))
+
+
+def _relabeled(part: LabeledCase, labels: np.ndarray) -> LabeledCase:
+    known = [structure_by_value(int(value)).id for value in np.flatnonzero(part.known) if value]
+    return labeled_part(part.id, part.hu, labels, known)
