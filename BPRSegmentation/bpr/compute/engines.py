@@ -77,9 +77,7 @@ class TorchEngine:
         return predict
 
 
-def open_engine(
-    engine: str = "auto", device: str = "auto", threads: int | None = None
-) -> OpenVinoEngine | TorchEngine:
+def open_engine(engine: str = "auto", device: str = "auto", threads: int | None = None) -> OpenVinoEngine | TorchEngine:
     """The engine that ``bpr.compute.device.choose`` decides on, with so many threads (None: as many as it likes)."""
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     name, device = choose(engine, device)
