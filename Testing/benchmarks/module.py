@@ -1,4 +1,7 @@
-"""How the module feels: first progress, the window while the child works, loading the result, cancelling."""
+"""How the module feels: first progress, the window while the child works, loading the result, cancelling.
+
+make study NAME=module        (QUICK=1: fewer cancels on a small volume, nothing is stored)
+"""
 
 from __future__ import annotations
 
