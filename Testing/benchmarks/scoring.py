@@ -30,12 +30,12 @@ from bpr.training.ruler import Observation, Ruler, dense_target, organ_covarianc
 from bpr.volume import Volume
 
 BACKBONES = {  # configuration and number of seeds
-    "vgg": 3,
+    "vgg": 1,
     "vgg_bn": 1,
     "resnet": 1,
     "densenet": 1,
     "convnext": 1,
-    "efficientnet_scratch": 3,
+    "efficientnet_scratch": 1,
 }
 EDGE_MM = 8.0
 

@@ -113,6 +113,9 @@ class MonaiEfficientNet(EfficientNetBN):
 
     def __init__(self):
         super().__init__("efficientnet-b0", pretrained=False, spatial_dims=2, in_channels=3, num_classes=1)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = 0.1  # the published 0.01 is made for long trainings; short ones end before it settles
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self._swish(self._bn0(self._conv_stem(self._conv_stem_padding(x))))

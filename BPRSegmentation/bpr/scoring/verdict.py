@@ -62,7 +62,12 @@ def judge(
         quality = "doubtful"
         notices.append(Notice("order_reversed", "The anatomy runs from head to feet against the direction that the "
                               "file states: the slice order or the orientation is wrong."))  # fmt: skip
-    if length >= LONG_ENOUGH_MM and abs(math.log(fit.spacing_ratio)) > fit.trust.slope_tolerance:
+    longest = length * max(1.0, fit.spacing_ratio)  # a spacing stated too small makes the scan look short
+    if (
+        longest >= LONG_ENOUGH_MM
+        and fit.order != "unclear"
+        and abs(math.log(fit.spacing_ratio)) > fit.trust.slope_tolerance
+    ):
         quality = "doubtful"
         notices.append(Notice("spacing_doubtful", f"The anatomy suggests slices every {implied:.1f} mm, but the file "
                               f"states {stated:.1f} mm."))  # fmt: skip
