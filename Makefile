@@ -43,7 +43,7 @@ demo: .venv/.demo
 	else .venv/bin/bpr run "$(CT)" --out "$(OUT)"; fi
 
 test: .venv/.test
-	@QT_QPA_PLATFORM=offscreen MPLBACKEND=Agg .venv/bin/python -m pytest -q $(ARGS)
+	@QT_QPA_PLATFORM=offscreen MPLBACKEND=Agg .venv/bin/python -m pytest -q -n 2 --dist loadfile $(ARGS)
 
 lint: .venv/.test
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check .
