@@ -22,6 +22,7 @@ from scoring_runs import Prediction, Recipe, annotated_cases, run_fold
 from scoring_tables import Errors, comparison_rows, landmark_plot, landmark_table, recipe_table
 from study import QUICK, RESULTS, Row, write_study
 
+from bpr.scoring.fit import Trust
 from bpr.scoring.inference import Scale, curve_from_logits
 from bpr.scoring.scale import BIN_CENTERS
 from bpr.training.commands import read_config
@@ -60,10 +61,11 @@ def _seeded(name: str, seed: int) -> Recipe:
     return Recipe(f"{name}-{seed}", 3, {**config, "schedule": {**config["schedule"], "seed": seed}})
 
 
-def scale_of(ruler: Ruler, observations: list[Observation]) -> Scale:
-    """The scale that a bundle trained on these observations would carry."""
+def scale_of(config: dict, ruler: Ruler, observations: list[Observation]) -> Scale:
+    """The scale that a bundle of this configuration, trained on these observations, would carry."""
+    trust = Trust(**config.get("trust", {}))
     return Scale(BIN_CENTERS, ruler.position, ruler.spread, ruler.kind, sorted(ruler.position),
-                 *organ_covariance(observations, ruler))  # fmt: skip
+                 *organ_covariance(observations, ruler), trust)  # fmt: skip
 
 
 def as_volume(z_mm: np.ndarray) -> Volume:
@@ -104,7 +106,7 @@ def folds_of(recipe: Recipe, data: Path, cases: list[Case], observations: list[O
     for k in range(recipe.folds):
         run = run_fold(recipe, k, data, cases)
         own = [o for o in observations if o.scan not in run.held_out]
-        scale = scale_of(run.ruler, own)
+        scale = scale_of(recipe.config, run.ruler, own)
         if recipe.config.get("objective", "few_label") != "few_label":
             scale = Scale(scale.centers, scale.position, scale.spread, scale.kind)
             predictions = {
