@@ -30,7 +30,7 @@ class Row:
         if not self.goal:
             return None
         sign, bound = self.goal.split()
-        return self.value <= float(bound) if sign == "<=" else self.value >= float(bound)
+        return bool(self.value <= float(bound) if sign == "<=" else self.value >= float(bound))
 
 
 def part(name: str, run: Callable[[], object]) -> object:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from result_fixture import Case, write_case
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")  # windows would pop up, and without a display Qt aborts
 NEED_MRML = [
     "test_actions.py",
-    "test_batch.py",
+    "test_batch_panel.py",
     "test_crops_and_files.py",
     "test_models_panel.py",
     "test_pictures.py",
@@ -52,3 +53,14 @@ if not (NO_MRML or NO_QT):
 def a_case(tmp_path: Path) -> Case:
     """An axial volume and its result folder."""
     return write_case(tmp_path / "case")
+
+
+@pytest.fixture(autouse=True)
+def same_backend_afterwards():
+    """Reloading a module in a test imports the backend anew; later tests must not meet two versions of its classes."""
+    before = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "bpr"}
+    yield
+    if any(sys.modules.get(name) is not module for name, module in before.items()):
+        for name in [name for name in sys.modules if name.split(".")[0] == "bpr"]:
+            del sys.modules[name]
+        sys.modules.update(before)
