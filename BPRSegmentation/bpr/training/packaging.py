@@ -124,9 +124,9 @@ def _with_card(
     comparison = []
     if metadata["bpr"]["role"] == "score" and study.is_file():
         introduction = (
-            "Cross-validated by patient over all annotated scans (`make study NAME=scoring`). `shipped` is this recipe: "
-            "natural-image weights, 112 pixels, 600 steps. The others start from scratch and see equally many slices of "
-            "64 pixels in 150 steps: they compare backbones with each other, not with what a long training would reach."
+            "Cross-validated by patient over all annotated scans (`make study NAME=scoring`). `shipped` is this one: "
+            "natural-image weights, 112 pixels, 600 steps. The others start from scratch and see equally many slices "
+            "of 64 pixels in 150 steps: they compare backbones with each other, not with what long trainings reach."
         )
         comparison = ["", introduction, "", study.read_text(encoding="utf-8").strip()]
     lines = [
