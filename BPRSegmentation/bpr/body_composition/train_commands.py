@@ -10,7 +10,6 @@ import numpy as np
 import torch
 import yaml
 
-from bpr import __version__
 from bpr.body_composition.evaluation import TissueScore, estimates, score_slices
 from bpr.body_composition.job import ROLE
 from bpr.body_composition.measure import slice_tissues
@@ -21,7 +20,7 @@ from bpr.compute.engines import open_engine
 from bpr.errors import InputError
 from bpr.models import Bundle
 from bpr.resources import resources_dir
-from bpr.training.bundle import write_bundle
+from bpr.training.bundle import bundle_metadata, write_bundle
 from bpr.training.dataset import data_folder
 from bpr.training.loop import Schedule, Trainer
 
@@ -98,39 +97,22 @@ def package_composition(config_path: Path, work: Path) -> Bundle:
     definition = {"_target_": TARGET} | config["network"]
     example = torch.zeros(1, CHANNELS, *INPUT_SHAPE)
     target = resources_dir() / "Models" / config["bundle"]
-    bundle = write_bundle(target, network, definition, example, _metadata(config), "")
+    bundle = write_bundle(target, network, definition, example, _metadata(config, example), "")
     predict = open_engine().predictor(bundle)
     unseen = [s for s in slices if s.use != "open"]
     held_out = score_slices(unseen, lambda hu, spacing: slice_tissues(hu, spacing, predict)[0])
     crossed = cross_validate(config, slices, folder, resume=True)
     card = _card(config, slices, crossed, held_out)
-    return write_bundle(target, network, definition, example, _metadata(config), card)
+    return write_bundle(target, network, definition, example, _metadata(config, example), card)
 
 
-def _metadata(config: dict) -> dict:
-    """MONAI's metadata fields with our facts under "bpr"."""
-    task = "Compartments of the trunk wall on axial CT slices, for muscle and fat at L3"
+def _metadata(config: dict, example: torch.Tensor) -> dict:
+    """What this bundle says of itself."""
     facts = {"role": ROLE, "modality": "CT", "use": config["use"], "compartments": list(COMPARTMENTS),
              "pixel_mm": PIXEL_MM}  # fmt: skip
-    return {
-        "schema": "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json",
-        "version": config["version"],
-        "changelog": {config["version"]: "first version"},
-        "task": task,
-        "description": f"{task}; part of BodyPartRegression for 3D Slicer {__version__}.",
-        "authors": "BodyPartRegression contributors",
-        "copyright": "Copyright (c) BodyPartRegression contributors",
-        "license": LICENSE,
-        "intended_use": "Research only; not a medical device.",
-        "network_data_format": {
-            "inputs": {"image": {"type": "image", "format": "hounsfield", "modality": "CT", "num_channels": CHANNELS,
-                                 "spatial_shape": list(INPUT_SHAPE), "dtype": "float32", "value_range": [-1.5, 1.5]}},
-            "outputs": {"pred": {"type": "image", "format": "logits", "num_channels": len(COMPARTMENTS),
-                                 "spatial_shape": list(INPUT_SHAPE), "dtype": "float32",
-                                 "channel_def": {str(k): name for k, name in enumerate(COMPARTMENTS)}}},
-        },
-        "bpr": facts,
-    }  # fmt: skip
+    channels = {str(k): name for k, name in enumerate(COMPARTMENTS)}
+    task = "Compartments of the trunk wall on axial CT slices, for muscle and fat at L3"
+    return bundle_metadata(config, task, facts, example, len(COMPARTMENTS), channels, LICENSE, (-1.5, 1.5))
 
 
 def _numbers(scores: list[TissueScore]) -> list[str]:

@@ -22,6 +22,7 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
+from bpr import __version__
 from bpr.models import Bundle, write_sums
 
 OPSET = 17
@@ -56,6 +57,43 @@ def write_bundle(
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
     return Bundle(folder)
+
+
+def bundle_metadata(
+    config: dict,
+    task: str,
+    facts: dict,
+    example: torch.Tensor,
+    outputs: int,
+    channels: dict[str, str],
+    licence: str,
+    value_range: tuple[float, float] = (-2, 2),
+) -> dict:
+    """MONAI's metadata fields with our facts under "bpr".
+
+    Args:
+        config: the training configuration; its ``version`` becomes the bundle's.
+        example: one input batch. ``outputs`` counts the network's output channels, ``channels`` names channels.
+        value_range: of the input after its intensities are scaled.
+    """
+    shape = list(example.shape[2:])
+    image = {"type": "image", "format": "hounsfield", "modality": "CT", "num_channels": example.shape[1],
+             "spatial_shape": shape, "dtype": "float32", "value_range": list(value_range)}  # fmt: skip
+    logits = {"type": "image", "format": "logits", "num_channels": outputs, "spatial_shape": shape,
+               "dtype": "float32", "channel_def": channels}  # fmt: skip
+    return {
+        "schema": "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json",
+        "version": config["version"],
+        "changelog": {config["version"]: "first version"},
+        "task": task,
+        "description": f"{task}; part of BodyPartRegression for 3D Slicer {__version__}.",
+        "authors": "BodyPartRegression contributors",
+        "copyright": "Copyright (c) BodyPartRegression contributors",
+        "license": licence,
+        "intended_use": "Research only; not a medical device.",
+        "network_data_format": {"inputs": {"image": image}, "outputs": {"pred": logits}},
+        "bpr": facts,
+    }
 
 
 def _write_json(path: Path, content: dict) -> None:

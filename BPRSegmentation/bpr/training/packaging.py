@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from bpr import __version__
 from bpr.evaluation.report import markdown, score_numbers, segmentation_numbers
 from bpr.models import Bundle
 from bpr.resources import resources_dir
@@ -17,7 +16,7 @@ from bpr.scoring.slices import INPUT_PIXELS
 from bpr.segmentation.grid import CHANNELS, GRID_MM
 from bpr.segmentation.labels import structure_by_value
 from bpr.segmentation.network import build_network
-from bpr.training.bundle import write_bundle
+from bpr.training.bundle import bundle_metadata, write_bundle
 from bpr.training.commands import read_config, teaching_cases
 from bpr.training.dataset import data_folder
 from bpr.training.ruler import Ruler
@@ -53,13 +52,14 @@ def package_score(config_path: Path, work: Path) -> Bundle:
     definition = {"_target_": "ScoreNetwork"} | definition
     example = torch.zeros(BATCH, 3, pixels, pixels)
     channels = {"0": "8 mm below", "1": "slice", "2": "8 mm above"}
-    metadata = _metadata(
+    metadata = bundle_metadata(
         config,
         "Score of axial CT slices on the body ruler",
         facts,
         example,
         definition["bins"] + definition["votes"],
         channels,
+        LICENSE,
     )
     target = resources_dir() / "Models" / config["bundle"]
     bundle = write_bundle(target, network, definition, example, metadata, "")
@@ -82,36 +82,14 @@ def package_segmentation(config_path: Path, work: Path) -> Bundle:
     example = torch.zeros(1, CHANNELS, *config["patch"])
     channels = {"0": "background"} | {str(k): name for k, name in enumerate(structures, 1)}
     where = config["region"] or "whole trunk"
-    metadata = _metadata(config, f"Segmentation of CT, {where}", facts, example, len(values) + 1, channels)
+    metadata = bundle_metadata(
+        config, f"Segmentation of CT, {where}", facts, example, len(values) + 1, channels, LICENSE
+    )
     target = resources_dir() / "Models" / config["bundle"]
     bundle = write_bundle(target, network, definition, example, metadata, "")
     numbers = segmentation_numbers([bundle], data)
     return _with_card(bundle, network, definition, example, metadata, config, numbers, data,
                       f"segments {len(values)} structures in CT ({where}): {', '.join(structures)}")  # fmt: skip
-
-
-def _metadata(config: dict, task: str, facts: dict, example: torch.Tensor, outputs: int, channels: dict) -> dict:
-    """MONAI's metadata fields with our facts under "bpr"."""
-    shape = list(example.shape[2:])
-    return {
-        "schema": "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json",
-        "version": config["version"],
-        "changelog": {config["version"]: "first version"},
-        "task": task,
-        "description": f"{task}; part of BodyPartRegression for 3D Slicer {__version__}.",
-        "authors": "BodyPartRegression contributors",
-        "copyright": "Copyright (c) BodyPartRegression contributors",
-        "license": LICENSE,
-        "intended_use": "Research only; not a medical device.",
-        "network_data_format": {
-            "inputs": {"image": {"type": "image", "format": "hounsfield", "modality": "CT",
-                                 "num_channels": example.shape[1], "spatial_shape": shape, "dtype": "float32",
-                                 "value_range": [-2, 2]}},
-            "outputs": {"pred": {"type": "image", "format": "logits", "num_channels": outputs, "spatial_shape": shape,
-                                 "dtype": "float32", "channel_def": channels}},
-        },
-        "bpr": facts,
-    }  # fmt: skip
 
 
 def _with_card(
