@@ -68,6 +68,11 @@ class Bundle:
         """What the bundle replaces when it is chosen: "score", "baseline" or a region's name."""
         return self.facts["region"] if self.role == "region" else self.role
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of a segmentation network's input channels, see bpr.segmentation.grid.INPUTS."""
+        return tuple(self.facts.get("inputs", ("wide", "soft")))
+
     @cached_property
     def network_definition(self) -> dict:
         """The network's class name and arguments for the torch engine."""

@@ -21,7 +21,9 @@ from bpr.seed.marks import Mark  # noqa: E402
 from bpr.seed.material import gather, hold_out  # noqa: E402
 from bpr.seed.project import SeedProject  # noqa: E402
 from bpr.segmentation.labels import structure_by_id  # noqa: E402
-from bpr.training.segmentation import OUTSIDE, PatchSampler, marginal_loss  # noqa: E402
+from bpr.training.cases import OUTSIDE  # noqa: E402
+from bpr.training.patches import PatchSampler  # noqa: E402
+from bpr.training.segmentation import marginal_loss  # noqa: E402
 
 LIVER, SPLEEN = (structure_by_id(name).value for name in ("liver", "spleen"))
 

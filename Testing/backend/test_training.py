@@ -12,9 +12,11 @@ from bpr.compute.engines import OpenVinoEngine, TorchEngine  # noqa: E402
 from bpr.segmentation.labels import structure_by_id  # noqa: E402
 from bpr.segmentation.network import build_network  # noqa: E402
 from bpr.training.bundle import write_bundle  # noqa: E402
+from bpr.training.cases import OUTSIDE, LabeledCase  # noqa: E402
 from bpr.training.loop import Schedule, Trainer  # noqa: E402
+from bpr.training.patches import PatchSampler  # noqa: E402
 from bpr.training.ruler import Observation, dense_target, solve_ruler  # noqa: E402
-from bpr.training.segmentation import OUTSIDE, LabeledCase, PatchSampler, marginal_loss  # noqa: E402
+from bpr.training.segmentation import marginal_loss  # noqa: E402
 
 
 def test_an_unlabeled_organ_does_not_teach_background():

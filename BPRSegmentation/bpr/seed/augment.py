@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from bpr.training.segmentation import random_intensity
+from bpr.training.patches import random_intensity
 
 AIR_HU = -1024
 

@@ -20,7 +20,7 @@ from bpr.seed.marks import organs_by_slice
 from bpr.seed.segments import Drawing, read_drawing, reference_geometry
 from bpr.segmentation.grid import GRID_MM
 from bpr.segmentation.labels import label_table, structure_by_id
-from bpr.training.segmentation import OUTSIDE, LabeledCase
+from bpr.training.cases import OUTSIDE, LabeledCase
 from bpr.volume import slice_axis
 
 

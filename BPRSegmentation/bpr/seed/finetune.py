@@ -170,7 +170,7 @@ class _Job:
             self.emit({"event": "progress", "fraction": round(done / len(cases), 4), "done": done,
                        "total": len(cases), "unit": "cases", "remaining_s": None})  # fmt: skip
 
-        return measure(cases, predict, material.classes, material.tile, advance)
+        return measure(cases, predict, material.network, advance)
 
     def _plan(self, material: Material, cases: list[SeedCase], network: nn.Module, device: str) -> Plan:
         """How many steps the budget allows; an equal plan of an earlier run gives the same number again."""
@@ -217,7 +217,7 @@ class _Job:
         """Seconds of one measurement while training."""
         started = time.monotonic()
         case = (material.validation + material.training)[:1]
-        measure(case, predictor(network.eval(), device, bfloat), material.classes, material.tile)
+        measure(case, predictor(network.eval(), device, bfloat), material.network)
         return (time.monotonic() - started) * (len(material.validation) + CHECKED_TRAINING)
 
     def _new_run(self, plan: Plan, before: list[OrganDice]) -> Run:
@@ -228,11 +228,11 @@ class _Job:
 
     def _loss(self, material: Material, plan: Plan, network: nn.Module):
         memory = plan.recipe.memory
-        mix = PatchMix(material.training, material.replay, material.classes, material.tile, memory.replay)
+        mix = PatchMix(material.training, material.replay, material.network, memory.replay)
         old = OldModel(network) if memory.lwf else None
         elastic = None
         if memory.ewc and material.replay:
-            draws = PatchMix(material.replay, [], material.classes, material.tile, 0.0)
+            draws = PatchMix(material.replay, [], material.network, 0.0)
             rng = np.random.default_rng(plan.seed)
             torch.manual_seed(plan.seed)
             patches = (draws.draw(rng)[0].to(plan.device) for _ in range(16))
@@ -254,7 +254,7 @@ class _Job:
             self.emit(event)
 
         limit = math.inf if self.request.steps else max(self._left(), 1.0)
-        watcher = Watcher(trainer, plan, limit, material.classes, material.tile, largest[:CHECKED_TRAINING],
+        watcher = Watcher(trainer, plan, limit, material.network, largest[:CHECKED_TRAINING],
                           material.validation, report)  # fmt: skip
         if resumed:
             for entry in watcher.history:

@@ -18,9 +18,12 @@ from bpr.seed.cases import TeachingCase
 from bpr.seed.measure import OrganDice, mean_dice, measure
 from bpr.seed.memory import ElasticWeights, OldModel
 from bpr.seed.plan import Plan, Recipe
+from bpr.segmentation.interface import Interface
 from bpr.segmentation.windows import Predictor
+from bpr.training.cases import OUTSIDE
 from bpr.training.loop import Schedule, Trainer
-from bpr.training.segmentation import OUTSIDE, PatchSampler, marginal_loss
+from bpr.training.patches import PatchSampler
+from bpr.training.segmentation import marginal_loss
 
 ENCODER = ("input_block.", "downsamples.", "bottleneck.")  # MONAI's names in a DynUNet
 LEAST_GAIN = 0.001  # of validation Dice that counts as better
@@ -30,9 +33,9 @@ PATIENCE_AFTER = 0.4  # of the planned steps; before, the rate has hardly begun 
 class PatchMix:
     """Draws patches of the new cases and, in the share that the recipe says, of the remembered ones."""
 
-    def __init__(self, new: list[TeachingCase], remembered: list[TeachingCase], classes: list[int], tile, share: float):
-        self._new = _sampler(new, classes, tile)
-        self._remembered = _sampler(remembered, classes, tile) if remembered else None
+    def __init__(self, new: list[TeachingCase], remembered: list[TeachingCase], network: Interface, share: float):
+        self._new = _sampler(new, network)
+        self._remembered = _sampler(remembered, network) if remembered else None
         self._share = share if remembered else 0.0
 
     def draw(self, rng: np.random.Generator):
@@ -42,9 +45,10 @@ class PatchMix:
         return image, target, known, remembered
 
 
-def _sampler(cases: list[TeachingCase], classes: list[int], tile) -> PatchSampler:
+def _sampler(cases: list[TeachingCase], network: Interface) -> PatchSampler:
     parts = [part for case in cases for part in case.parts]
-    sampler = PatchSampler(parts, classes, tuple(tile), intensity=random_scanner)
+    classes = network.classes
+    sampler = PatchSampler(parts, classes, network.tile, intensity=random_scanner, inputs=network.inputs)
     # Also parts that only say what is absent are drawn, and a part with one organ more often than a tenth of all.
     weight = np.array([1 + sum(value in part.voxels for value in classes) for part in parts], float) ** 0.5
     sampler.weight = weight / weight.sum()
@@ -116,15 +120,14 @@ class Watcher:
         trainer: Trainer,
         plan: Plan,
         limit_s: float,
-        classes: list[int],
-        tile: tuple[int, int, int],
+        network: Interface,
         training: list[TeachingCase],
         validation: list[TeachingCase],
         report: Callable[[dict], None],
     ):
         self.trainer, self.plan, self.report = trainer, plan, report
         self._limit_s = trainer.seconds + limit_s  # of training time, over all resumes
-        self._classes, self._tile = classes, tile
+        self._interface = network
         self._training, self._validation = training, validation
         self._losses: list[float] = []
         self._reported = time.monotonic()
@@ -191,8 +194,8 @@ class Watcher:
         network = copy.deepcopy(trainer.network)
         network.load_state_dict(trainer.averaged)
         predict = predictor(network.eval(), self.plan.device, self.plan.precision == "bfloat16")
-        validation = measure(self._validation, predict, self._classes, self._tile)
-        training = measure(self._training, predict, self._classes, self._tile)
+        validation = measure(self._validation, predict, self._interface)
+        training = measure(self._training, predict, self._interface)
         dice, taught = mean_dice(validation), mean_dice(training)
         entry = {"step": trainer.step, "loss": loss, "seconds": round(trainer.seconds, 1), "dice": _plain(dice),
                  "training_dice": _plain(taught), "gap": _plain(taught - dice),

@@ -13,8 +13,9 @@ from bpr.seed.case import Part, SeedCase
 from bpr.seed.cases import TeachingCase, labeled_part, teaching_case
 from bpr.seed.project import SeedProject
 from bpr.seed.remembered import CHECK_SEED, REPLAY_SEEDS, phantom_case
-from bpr.segmentation.labels import structure_by_id, structure_by_value
-from bpr.training.segmentation import OUTSIDE, LabeledCase
+from bpr.segmentation.interface import Interface
+from bpr.segmentation.labels import structure_by_value
+from bpr.training.cases import OUTSIDE, LabeledCase
 
 HELD_OUT = 0.25  # of the marked planes, where no other patient can validate
 LEAST_PLANES = 8  # marked planes of a case from which some can be held out
@@ -33,14 +34,9 @@ class Material:
     notices: list[Notice] = field(default_factory=list)
 
     @property
-    def classes(self) -> list[int]:
-        """Label values of the network's channels after the background."""
-        return [structure_by_id(name).value for name in self.bundle.facts["structures"]]
-
-    @property
-    def tile(self) -> tuple[int, int, int]:
-        """(z, y, x) voxels of a patch."""
-        return tuple(self.bundle.facts["tile"])
+    def network(self) -> Interface:
+        """What the network takes and gives."""
+        return Interface.of(self.bundle)
 
     @property
     def domains(self) -> list[str]:

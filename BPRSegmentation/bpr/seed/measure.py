@@ -10,9 +10,10 @@ import numpy as np
 from bpr.evaluation.statistics import Estimate, bootstrap_mean
 from bpr.seed.cases import TeachingCase
 from bpr.segmentation.grid import GRID_MM, network_channels
+from bpr.segmentation.interface import Interface
 from bpr.segmentation.labels import structure_by_id, structure_by_value
 from bpr.segmentation.windows import Predictor, predict_grid
-from bpr.training.segmentation import OUTSIDE
+from bpr.training.cases import OUTSIDE
 
 LEAST_VOXELS = 8  # of an organ in what is marked; below, Dice says nothing
 
@@ -29,9 +30,9 @@ class OrganDice:
     false_ml: float
 
 
-def probabilities(case: TeachingCase, predict: Predictor, classes: list[int], tile: tuple[int, int, int]) -> np.ndarray:
+def probabilities(case: TeachingCase, predict: Predictor, network: Interface) -> np.ndarray:
     """(1 + classes, z, y, x) float32 of a whole case."""
-    return predict_grid(network_channels(case.hu), predict, len(classes) + 1, tile)
+    return predict_grid(network_channels(case.hu, network.inputs), predict, len(network.classes) + 1, network.tile)
 
 
 def labels_of(probability: np.ndarray, classes: list[int]) -> np.ndarray:
@@ -63,14 +64,13 @@ def dice_of(case: TeachingCase, guess: np.ndarray, classes: list[int]) -> list[O
 def measure(
     cases: list[TeachingCase],
     predict: Predictor,
-    classes: list[int],
-    tile: tuple[int, int, int],
+    network: Interface,
     advance: Callable[[], None] = lambda: None,
 ) -> list[OrganDice]:
     """Dice of every known structure in every case."""
     results = []
     for case in cases:
-        results += dice_of(case, labels_of(probabilities(case, predict, classes, tile), classes), classes)
+        results += dice_of(case, labels_of(probabilities(case, predict, network), network.classes), network.classes)
         advance()
     return results
 

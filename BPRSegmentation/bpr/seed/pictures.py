@@ -16,7 +16,7 @@ from bpr.seed.material import Material
 from bpr.seed.measure import OrganDice, labels_of, mean_dice, probabilities
 from bpr.segmentation.labels import label_table, structure_by_id
 from bpr.segmentation.windows import Predictor
-from bpr.training.segmentation import OUTSIDE
+from bpr.training.cases import OUTSIDE
 
 INK, PALE = "#22303c", "#8a97a3"
 TEXT = {"font.size": 8, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": PALE, "xtick.color": INK,
@@ -61,7 +61,7 @@ def draw_worst(material: Material, after: list[OrganDice], predict: Predictor, f
     worst = sorted(material.validation, key=lambda case: np.nan_to_num(scored[case.id], nan=2.0))[:WORST]
     paths = []
     for number, case in enumerate(worst, 1):
-        guess = labels_of(probabilities(case, predict, material.classes, material.tile), material.classes)
+        guess = labels_of(probabilities(case, predict, material.network), material.network.classes)
         path = folder / f"worst_{number}.png"
         _worst(case, guess, scored[case.id], path)
         paths.append(path)

@@ -22,7 +22,7 @@ from bpr.seed.project import SeedProject
 from bpr.seed.segments import Drawing, Segment, read_drawing
 from bpr.segmentation.inference import segment_volume
 from bpr.segmentation.labels import label_table, structure_by_id, structure_by_value, terminology_entry
-from bpr.training.segmentation import OUTSIDE
+from bpr.training.cases import OUTSIDE
 from bpr.volume import read_volume, slice_axis
 
 

@@ -14,7 +14,6 @@ from bpr.models import Bundle, sha256, user_models_dir, write_sums
 from bpr.seed.case import SeedCase
 from bpr.seed.compare import Comparison, markdown
 from bpr.seed.plan import Plan
-from bpr.segmentation.grid import CHANNELS
 from bpr.training.bundle import write_bundle
 
 SEED_NAME = re.compile(r"(.+)_seed(\d+)")
@@ -49,7 +48,7 @@ def write_seed_bundle(
         "license": f"Its owner's to decide; fine-tuned from {parent.name}: {parent.metadata.get('license', '')}",
         "bpr": facts,
     }
-    example = torch.zeros(1, CHANNELS, *parent.facts["tile"])
+    example = torch.zeros(1, len(parent.inputs), *parent.facts["tile"])
     return write_bundle(folder, network.cpu(), parent.network_definition, example, metadata, "")
 
 

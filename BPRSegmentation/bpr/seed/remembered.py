@@ -17,7 +17,7 @@ from bpr.seed.cases import TeachingCase, labeled_part
 from bpr.seed.files import write_image
 from bpr.seed.grid import GridCT, grid_ct
 from bpr.segmentation.grid import GRID_MM
-from bpr.training.segmentation import OUTSIDE
+from bpr.training.cases import OUTSIDE
 
 PHANTOM = "phantom"
 REPLAY_SEEDS, CHECK_SEED = (1, 2), 3

@@ -18,7 +18,8 @@ from bpr.models import Bundle, find_bundle, list_bundles
 from bpr.seed.case import SeedCase, State
 from bpr.seed.grid import GridCT, grid_ct
 from bpr.seed.project import SeedProject
-from bpr.segmentation.grid import GRID_MM, network_channels
+from bpr.segmentation.grid import GRID_MM, body_center, network_channels
+from bpr.segmentation.interface import Interface
 from bpr.segmentation.labels import structure_by_id, structure_by_value
 from bpr.segmentation.windows import predict_grid
 from bpr.volume import read_volume, slice_heights
@@ -78,10 +79,10 @@ def _view(grid: GridCT, bundle: Bundle, predict) -> _View | None:
     seen = grid.slices_of(bundle)
     if seen is None:
         return None
-    classes = [structure_by_id(name).value for name in bundle.facts["structures"]]
-    image = network_channels(grid.hu[seen])
-    probability = predict_grid(image, predict, len(classes) + 1, tuple(bundle.facts["tile"]))
-    return _View(np.array([0, *classes])[probability.argmax(0)], probability.max(0), seen.start)
+    network = Interface.of(bundle)
+    image = network_channels(grid.hu[seen], network.inputs, body_center(grid.hu))
+    probability = predict_grid(image, predict, len(network.classes) + 1, network.tile)
+    return _View(np.array([0, *network.classes])[probability.argmax(0)], probability.max(0), seen.start)
 
 
 def _neighbor(bundle: Bundle) -> Bundle | None:

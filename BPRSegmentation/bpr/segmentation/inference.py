@@ -12,8 +12,8 @@ import SimpleITK as sitk
 from bpr.compute.memory import check_run
 from bpr.models import Bundle
 from bpr.scoring.slices import body_mask
-from bpr.segmentation.grid import GRID_MM, network_channels
-from bpr.segmentation.labels import structure_by_id
+from bpr.segmentation.grid import GRID_MM, body_center, network_channels
+from bpr.segmentation.interface import Interface
 from bpr.segmentation.merge import ProbabilityField, border_weight, clean_field, labels_on
 from bpr.segmentation.windows import Predictor, count_tiles, predict_grid
 from bpr.volume import Volume, canonical, face_up
@@ -31,14 +31,10 @@ class Window:
     longest: int = 0  # edge of a tile that must not be exceeded; 0 for none
 
     @property
-    def classes(self) -> list[int]:
-        """Label values of the network's channels after the background."""
-        return [structure_by_id(name).value for name in self.bundle.facts["structures"]]
-
-    @property
-    def tile(self) -> tuple[int, int, int]:
-        """(z, y, x) voxels that the network takes at once."""
-        return tuple(min(edge, self.longest or edge) for edge in self.bundle.facts["tile"])
+    def network(self) -> Interface:
+        """What the network takes and gives, its tile no longer than allowed."""
+        own = Interface.of(self.bundle)
+        return replace(own, tile=tuple(min(edge, self.longest or edge) for edge in own.tile))
 
 
 @dataclass(frozen=True)
@@ -75,11 +71,11 @@ def segment_volume(
     image = face_up(volume.image, quarter_turns)
     grid, hu, offset = _body_grid(image)
     plan = [replace(window, longest=longest_tile) for window in _plan(grid, len(hu), windows, wanted)]
-    values = sorted({value for window in plan for value in window.classes})
+    values = sorted({value for window in plan for value in window.network.classes})
     check_run(volume.image.GetNumberOfPixels(), hu.size, len(values))
     field = ProbabilityField.empty(values, hu.shape)
-    total = sum(count_tiles((w.last - w.first, *hu.shape[1:]), w.tile) for w in plan)
-    done = 0
+    total = sum(count_tiles((w.last - w.first, *hu.shape[1:]), w.network.tile) for w in plan)
+    middle, done = body_center(hu), 0
 
     def advance() -> None:
         nonlocal done
@@ -87,11 +83,11 @@ def segment_volume(
         progress(done, total)
 
     for window in plan:
-        predict = load(window.bundle, tile=window.tile) if longest_tile else load(window.bundle)
-        channels = network_channels(hu[window.first : window.last])
-        probability = predict_grid(channels, predict, len(window.classes) + 1, window.tile, advance)
+        predict = load(window.bundle, tile=window.network.tile) if longest_tile else load(window.bundle)
+        channels = network_channels(hu[window.first : window.last], window.bundle.inputs, middle)
+        probability = predict_grid(channels, predict, len(window.network.classes) + 1, window.network.tile, advance)
         weight = border_weight(window.last - window.first, GRID_MM)
-        field.add(probability, window.classes, window.first, weight)
+        field.add(probability, window.network.classes, window.first, weight)
         del predict, channels, probability
     bottom = grid.GetOrigin()[2]
     for value, (low_mm, high_mm) in (heights or {}).items():
@@ -124,6 +120,6 @@ def _plan(grid: sitk.Image, slices: int, windows: dict[Bundle, tuple[float, floa
         ends = np.clip([(low_mm - bottom) / GRID_MM, (high_mm - bottom) / GRID_MM + 1], 0, slices)
         first, last = int(np.floor(ends[0])), int(np.ceil(ends[1]))
         window = Window(bundle, first, last)
-        if last - first >= LEAST_SLICES and set(window.classes) & set(wanted):
+        if last - first >= LEAST_SLICES and set(window.network.classes) & set(wanted):
             plan.append(window)
     return plan

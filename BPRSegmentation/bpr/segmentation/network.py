@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from monai.networks.nets import DynUNet
 
-from bpr.segmentation.grid import CHANNELS, LEVELS
+from bpr.segmentation.grid import LEVELS, WINDOWS
 
 
-def build_network(classes: int, filters: list[int]) -> DynUNet:
-    """(n, 2, z, y, x) to (n, classes, z, y, x) logits; ``filters`` per level, full resolution first."""
+def build_network(classes: int, filters: list[int], channels: int = len(WINDOWS)) -> DynUNet:
+    """(n, channels, z, y, x) to (n, classes, z, y, x) logits; ``filters`` per level, full resolution first."""
     if len(filters) != LEVELS + 1:
         raise ValueError(f"filters must name {LEVELS + 1} levels, got {filters}")
     return DynUNet(
         spatial_dims=3,
-        in_channels=CHANNELS,
+        in_channels=channels,
         out_channels=classes,
         kernel_size=[3] * len(filters),
         strides=[1] + [2] * LEVELS,

@@ -59,7 +59,7 @@ def train_score(config_path: Path, work: Path, resume: bool) -> Path:
 def train_segmentation(config_path: Path, work: Path, resume: bool) -> Path:
     """Train the baseline or a region's network; returns the folder with ``weights.pt``, ``classes.json`` and logs."""
     from bpr.segmentation.network import build_network
-    from bpr.training.segmentation import PatchSampler, crop_to_interval, load_cases, segmentation_loss
+    from bpr.training.cases import crop_to_interval, load_cases
 
     config = read_config(config_path)
     data = data_folder(config.get("data"))
@@ -73,34 +73,41 @@ def train_segmentation(config_path: Path, work: Path, resume: bool) -> Path:
         bounds = [float(to_ruler(score, ruler.position)) for score in (low, high)]
         cases = [part for case in cases if (part := crop_to_interval(case, *bounds))]
     torch.manual_seed(config["stages"][0]["seed"])
-    network = build_network(len(classes) + 1, config["filters"])
+    network = build_network(len(classes) + 1, config["filters"], len(config["inputs"]))
     if config["initial"]:
         initial = work / config["initial"]
         start_from(network, torch.load(initial / "weights.pt", weights_only=True), classes,
                    json.loads((initial / "classes.json").read_text()))  # fmt: skip
-    network = network.to(memory_format=torch.channels_last_3d)
-    sampler = PatchSampler(cases, classes, tuple(config["patch"]))
     print(f"{config['bundle']}: {len(cases)} cases, {len(classes)} structures")
-    for number, stage in enumerate(config["stages"], 1):
-        loss = segmentation_loss(sampler, config["batch"], stage["rarity"])
-        schedule = Schedule(**{key: value for key, value in stage.items() if key != "rarity"})
-        run_stage(network, schedule, folder / f"stage{number}", loss, resume)
+    learn(network, cases, classes, config, folder, resume)
     torch.save(network.state_dict(), folder / "weights.pt")
     (folder / "classes.json").write_text(json.dumps(classes), encoding="utf-8")
     return folder
 
 
-def run_stage(network: torch.nn.Module, schedule: Schedule, folder: Path, loss, resume: bool) -> None:
-    """One cycle of training; on resume a stage that is complete is only loaded."""
-    done = folder / "weights.pt"
-    if resume and done.exists():
-        network.load_state_dict(torch.load(done, weights_only=True))
-        return
-    trainer = Trainer(network, [{"params": list(network.parameters())}], schedule, folder)
-    if resume and trainer.resume():
-        print(f"resuming {folder.name} at step {trainer.step}")
-    trainer.run(loss)
-    torch.save(network.state_dict(), done)
+def learn(network, cases: list, classes: list[int], config: dict, folder: Path, resume: bool) -> None:
+    """Train a network through the configuration's stages, each one cycle; a complete stage is only loaded on resume."""
+    from bpr.training.patches import PatchSampler
+    from bpr.training.segmentation import segmentation_loss
+    from bpr.training.supervision import DeepSupervision, compiled, has_fast_bfloat16
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    sampler = PatchSampler(cases, classes, tuple(config["patch"]), inputs=config["inputs"])
+    learner = DeepSupervision(network, len(classes) + 1).to(device, memory_format=torch.channels_last_3d)
+    forward = compiled(learner) if config.get("compile", True) else learner
+    for number, stage in enumerate(config["stages"], 1):
+        done = folder / f"stage{number}" / "weights.pt"
+        if resume and done.exists():
+            learner.load_state_dict(torch.load(done, weights_only=True))
+            continue
+        loss = segmentation_loss(sampler, forward, config["batch"], stage["rarity"], device, has_fast_bfloat16(device))
+        schedule = Schedule(**{key: value for key, value in stage.items() if key != "rarity"})
+        trainer = Trainer(learner, [{"params": list(learner.parameters())}], schedule, done.parent)
+        if resume and trainer.resume():
+            print(f"resuming {done.parent.name} at step {trainer.step}")
+        trainer.run(loss)
+        torch.save(learner.state_dict(), done)
+    network.to("cpu")
 
 
 def training_ruler(data: Path, cases: list[Case]) -> tuple[list[Observation], Ruler]:

@@ -13,7 +13,7 @@ from bpr.resources import resources_dir
 from bpr.scoring.network import ScoreNetwork
 from bpr.scoring.scale import BIN_MM, BINS, FIRST_BIN_MM, to_score
 from bpr.scoring.slices import INPUT_PIXELS
-from bpr.segmentation.grid import CHANNELS, GRID_MM
+from bpr.segmentation.grid import GRID_MM
 from bpr.segmentation.labels import structure_by_value
 from bpr.segmentation.network import build_network
 from bpr.training.bundle import bundle_metadata, write_bundle
@@ -73,13 +73,14 @@ def package_segmentation(config_path: Path, work: Path) -> Bundle:
     config = read_config(config_path)
     data, folder = data_folder(config.get("data")), work / config["bundle"]
     values = json.loads((folder / "classes.json").read_text(encoding="utf-8"))
-    network = build_network(len(values) + 1, config["filters"])
+    network = build_network(len(values) + 1, config["filters"], len(config["inputs"]))
     network.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
     structures = [structure_by_value(value).id for value in values]
     facts = {"role": "region" if config["region"] else "baseline", "region": config["region"], "modality": "CT",
-             "use": config["use"], "structures": structures, "grid_mm": GRID_MM, "tile": config["patch"]}  # fmt: skip
-    definition = {"_target_": "DynUNet", "classes": len(values) + 1, "filters": config["filters"]}
-    example = torch.zeros(1, CHANNELS, *config["patch"])
+             "use": config["use"], "structures": structures, "grid_mm": GRID_MM, "tile": config["patch"], "inputs": config["inputs"]}  # fmt: skip
+    definition = {"_target_": "DynUNet", "classes": len(values) + 1, "filters": config["filters"],
+                  "channels": len(config["inputs"])}  # fmt: skip
+    example = torch.zeros(1, len(config["inputs"]), *config["patch"])
     channels = {"0": "background"} | {str(k): name for k, name in enumerate(structures, 1)}
     where = config["region"] or "whole trunk"
     metadata = bundle_metadata(
