@@ -13,6 +13,8 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -22,8 +24,8 @@ PRODUCTS = ("scores", "regions", "segmentation", "report", "scene")
 # Share of the time that each stage usually takes; together they make one progress bar.
 STAGES = {"reading": (0.08, "Reading the volume"), "scoring": (0.17, "Scoring the slices"),
           "regions": (0.02, "Finding the regions"), "segmenting": (0.40, "Segmenting"),
-          "writing": (0.15, "Writing the results"), "report": (0.08, "Drawing the report"),
-          "scene": (0.10, "Building the scene")}  # fmt: skip
+          "writing": (0.15, "Writing the results"), "report": (0.12, "Drawing the report"),
+          "scene": (0.06, "Building the scene")}  # fmt: skip
 Emit = Callable[[dict], None]
 Extend = Callable[..., dict]
 
@@ -99,10 +101,10 @@ def _fits(name: str, value: object) -> bool:
 class Progress:
     """Turns stages and counts into events with an overall fraction and an estimate of the time left."""
 
-    def __init__(self, emit: Emit, produce: tuple[str, ...]):
+    def __init__(self, emit: Emit, produce: tuple[str, ...], stages: tuple[str, ...] = tuple(STAGES)):
         self._emit = emit
         skipped = {"segmenting": "segmentation", "report": "report", "scene": "scene"}
-        names = [name for name in STAGES if name not in skipped or skipped[name] in produce]
+        names = [name for name in stages if name not in skipped or skipped[name] in produce]
         total = sum(STAGES[name][0] for name in names)
         self._share = {name: STAGES[name][0] / total for name in names}
         self._done, self._stage, self._started = 0.0, "", time.monotonic()
@@ -154,19 +156,27 @@ def run_job(request: JobRequest, emit: Emit = lambda event: None, engine=None, e
     """
     from bpr.compute.engines import open_engine
     from bpr.compute.memory import peak_mb
+    from bpr.domains.run import domain_bundles, run_domain
     from bpr.models import choose_bundles
     from bpr.results.files import all_notices, summary, write_json
     from bpr.results.folder import MARK, result_folder
+    from bpr.results.scene import SceneProcess
+    from bpr.volume import read_volume
 
+    if of_domains := domain_bundles(request.bundles):
+        return run_domain(request, of_domains, emit, engine)
     request.check()
     bundles = choose_bundles(request.bundles)
     progress = Progress(emit, request.produce)
     with result_folder(Path(request.out)) as folder:
         engine = engine or open_engine(request.engine, request.device, request.threads)
-        result = _analyze(request, bundles, engine, progress)
-        for notice in all_notices(result):
-            emit({"event": "warning", "code": notice.code, "message": notice.message})
-        result = _write(request, result, folder, progress)
+        progress.stage("reading")
+        volume = read_volume(request.input)
+        with SceneProcess(volume.image) if "scene" in request.produce else nullcontext() as scene:
+            result = _analyze(request, volume, bundles, engine, progress)
+            for notice in all_notices(result):
+                emit({"event": "warning", "code": notice.code, "message": notice.message})
+            result = _write(request, result, folder, scene, progress)
         added = extend(result, folder, engine) if extend else {}
         progress.finish_stage()
         result = replace(result, seconds=progress.seconds, peak_memory_mb=peak_mb(), folder=Path(request.out))
@@ -176,15 +186,12 @@ def run_job(request: JobRequest, emit: Emit = lambda event: None, engine=None, e
     return result
 
 
-def _analyze(request: JobRequest, bundles, engine, progress: Progress):
-    """Everything that is computed: volume, curve, regions, segmentation."""
+def _analyze(request: JobRequest, volume, bundles, engine, progress: Progress):
+    """Everything that is computed: curve, regions, segmentation."""
     from bpr.regions import find_regions
     from bpr.results.summary import RunResult
     from bpr.scoring.inference import score_volume
-    from bpr.volume import read_volume
 
-    progress.stage("reading")
-    volume = read_volume(request.input)
     progress.stage("scoring")
     score_bundle = _bundle_for("score", bundles)
     curve = score_volume(
@@ -208,7 +215,7 @@ def _segment(request: JobRequest, result, bundles, engine, progress: Progress):
     """Add the segmentation to a result; without any organ in reach a notice says so."""
     import math
 
-    from bpr.regions import select_regions, structure_heights
+    from bpr.regions import network_windows, structure_heights
     from bpr.results.segments import found_segments
     from bpr.segmentation.inference import segment_volume
     from bpr.segmentation.labels import label_table
@@ -217,8 +224,8 @@ def _segment(request: JobRequest, result, bundles, engine, progress: Progress):
     if any(bundles.get("baseline") and name == bundles["baseline"].name for name in request.bundles):
         windows = {bundles["baseline"]: (-math.inf, math.inf)}
     else:
-        chosen = [region for region in select_regions(request.regions) if region.name in bundles]
-        windows = {bundles[r.name]: tuple(r.heights(result.curve, request.margin_mm)) for r in chosen}
+        networks = [bundle for bundle in bundles.values() if bundle.role == "region"]
+        windows = network_windows(networks, result.curve, request.regions, request.margin_mm)
     try:
         segmentation = segment_volume(
             result.volume, windows, engine.predictor, wanted, progress.count("tiles"), request.tile,
@@ -241,20 +248,23 @@ def _bundle_for(slot: str, bundles):
     return bundles[slot]
 
 
-def _write(request: JobRequest, result, folder: Path, progress: Progress):
-    """Write all products into the folder; the pictures and the scene come from what is there by then."""
+def _write(request: JobRequest, result, folder: Path, scene, progress: Progress):
+    """Write all products into the folder; the scene is built from what is there by then, while the report is drawn."""
     from bpr.results.files import write_regions, write_scores, write_segmentation
     from bpr.results.folder import check_space
-    from bpr.results.scene import write_scene
 
     progress.stage("writing")
     voxels = result.volume.image.GetNumberOfPixels()
     check_space(folder, voxels * 4 + 20 * 2**20)
     write_scores(result, folder)
-    if "regions" in request.produce:
-        result = replace(result, regions=write_regions(result, folder))
-    if result.segmentation is not None:
-        write_segmentation(result, folder)
+    with ThreadPoolExecutor(1) as beside:  # compressing leaves the other threads alone
+        segmentation = beside.submit(write_segmentation, result, folder) if result.segmentation is not None else None
+        if "regions" in request.produce:
+            result = replace(result, regions=write_regions(result, folder))
+        if segmentation:
+            segmentation.result()
+    if scene:
+        scene.write(folder)
     if "report" in request.produce:
         from bpr.compute.memory import peak_mb
         from bpr.results.pictures import write_pictures
@@ -263,9 +273,9 @@ def _write(request: JobRequest, result, folder: Path, progress: Progress):
         progress.stage("report")
         so_far = replace(result, seconds=dict(progress.seconds), peak_memory_mb=peak_mb())
         write_report(so_far, folder, write_pictures(so_far, folder))
-    if "scene" in request.produce:
+    if scene:
         progress.stage("scene")
-        notice = write_scene(result, folder)
+        notice = scene.finish()
         if notice:
             result = replace(result, notices=[*result.notices, notice])
     return result

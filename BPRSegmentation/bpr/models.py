@@ -24,7 +24,7 @@ from bpr.errors import BundleError, OutputError
 from bpr.resources import resources_dir
 
 SUMS = "SHA256SUMS"
-ROLES = ("score", "region", "baseline", "body_composition")
+ROLES = ("score", "region", "baseline", "body_composition", "vertebrae", "domain")
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,11 @@ class Bundle:
     def slot(self) -> str:
         """What the bundle replaces when it is chosen: "score", "baseline" or a region's name."""
         return self.facts["region"] if self.role == "region" else self.role
+
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """Names of the regions that a region's network works on: mostly one, "head" and "neck" for both."""
+        return tuple(self.facts.get("regions", [self.facts["region"]])) if self.role == "region" else ()
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from bpr.errors import InputError
+from bpr.models import Bundle
 from bpr.resources import read_table
 from bpr.results.summary import RegionFound
 from bpr.scoring.curve import ScoreCurve
@@ -57,6 +58,23 @@ def region_table() -> list[Region]:
         Region(row["region"], row["core_low"], row["core_high"], float(row["low_score"]), float(row["high_score"]))
         for row in read_table("regions")
     ]
+
+
+def network_windows(
+    networks: list[Bundle], curve: ScoreCurve, names: list[str] | None = None, margin_mm: float = 0.0
+) -> dict[Bundle, tuple[float, float]]:
+    """Region networks to the RAS heights (low, high) in mm that each shall see: the span of its regions.
+
+    Args:
+        names: the regions that are asked for, all when None. Networks of other regions are left out.
+    """
+    chosen = {region.name: region for region in select_regions(names)}
+    windows = {}
+    for network in networks:
+        ends = [chosen[name].heights(curve, margin_mm) for name in network.regions if name in chosen]
+        if ends:
+            windows[network] = (float(np.min(ends)), float(np.max(ends)))
+    return windows
 
 
 def structure_heights(curve: ScoreCurve) -> dict[int, tuple[float, float]]:

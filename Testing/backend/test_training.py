@@ -29,6 +29,17 @@ def test_an_unlabeled_organ_does_not_teach_background():
     assert unknown < 0.01 and absent > 5
 
 
+def test_the_loss_is_cross_entropy_and_dice_where_all_is_known():
+    """Against the formulas written out over a one-hot volume."""
+    torch.manual_seed(0)
+    logits, target = torch.randn(1, 3, 4, 6, 8), torch.randint(0, 3, (4, 6, 8), dtype=torch.uint8)
+    p, hot = logits.softmax(1)[0], torch.nn.functional.one_hot(target.long(), 3).permute(3, 0, 1, 2)
+    entropy = -(hot * p.log()).sum() / hot.sum()
+    dice = [1 - (2 * (p[k] * hot[k]).sum() + 1) / (p[k].sum() + hot[k].sum() + 1) for k in (1, 2)]
+    found = marginal_loss(logits, target, torch.ones(3, dtype=torch.bool))
+    torch.testing.assert_close(found, entropy + sum(dice) / 2)
+
+
 def test_voxels_that_nobody_looked_at_do_not_count():
     target = torch.full((4, 4, 4), OUTSIDE, dtype=torch.uint8)
     target[0] = 1

@@ -29,7 +29,8 @@ from bpr.seed.marks import Mark
 from bpr.seed.measure import OrganDice, by_structure, change, mean_dice, measure
 from bpr.seed.plan import Recipe, parse_budget
 from bpr.seed.project import SeedProject
-from bpr.segmentation.labels import label_table, structure_by_id
+from bpr.segmentation.interface import Interface
+from bpr.segmentation.labels import label_table
 from bpr.training.dataset import Case, data_folder, trunk_cases
 from bpr.volume import read_volume
 
@@ -48,8 +49,7 @@ class Test:
 
     def measured(self, bundle: Bundle) -> list[OrganDice]:
         """Dice of a bundle as it runs in the main job."""
-        classes = [structure_by_id(name).value for name in bundle.facts["structures"]]
-        return measure(self.cases, open_engine(device="cpu").predictor(bundle), classes, tuple(bundle.facts["tile"]))
+        return measure(self.cases, open_engine(device="cpu").predictor(bundle), Interface.of(bundle))
 
 
 def marks_of(case: Case) -> list[Mark]:

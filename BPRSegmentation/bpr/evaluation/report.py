@@ -11,8 +11,9 @@ import numpy as np
 from bpr.compute.engines import open_engine
 from bpr.errors import InputError
 from bpr.evaluation.score import KINDS, evaluate_score
-from bpr.evaluation.segmentation import dice_table, evaluate_segmentation
+from bpr.evaluation.segmentation import dice_table, doubt_correlation, evaluate_segmentation
 from bpr.models import Bundle, choose_bundles, find_bundle
+from bpr.training.commands import labeled_cases
 from bpr.training.dataset import Case, data_folder, landmark_observations, trunk_cases
 
 
@@ -36,7 +37,7 @@ def score_numbers(bundle: Bundle, data: Path) -> dict:
     return numbers
 
 
-def segmentation_numbers(bundles: list[Bundle], data: Path) -> dict:
+def segmentation_numbers(bundles: list[Bundle], cases: list[Case]) -> dict:
     """Dice per structure with intervals, and the false-positive volume where a structure is absent."""
     engine, score = open_engine(), choose_bundles([])["score"]
     cache: dict[Bundle, object] = {}
@@ -44,13 +45,14 @@ def segmentation_numbers(bundles: list[Bundle], data: Path) -> dict:
     def load(bundle: Bundle):
         return cache.setdefault(bundle, engine.predictor(bundle))
 
-    cases = validation_cases(data)
     results = evaluate_segmentation(bundles, (score, engine.predictor(score)), load, cases)
     wrong = [r.false_ml for r in results if r.dice is None]
+    correlation, pairs = doubt_correlation(results)
     return {
         "cases": sorted({r.case for r in results}),
         "dice": {name: asdict(estimate) for name, estimate in dice_table(results).items()},
         "false-positive ml where absent": {"mean": float(np.mean(wrong)) if wrong else None, "n": len(wrong)},
+        "doubt against 1 - Dice": {"spearman": correlation, "n": pairs},
         "by case": [asdict(r) for r in results],
     }
 
@@ -61,12 +63,14 @@ def evaluate_bundle(kind: str, name: str, data: Path, out: Path | None) -> dict:
     if kind == "score":
         numbers = score_numbers(find_bundle(name), folder)
     elif name == "localized":
-        numbers = segmentation_numbers([b for b in choose_bundles([]).values() if b.role == "region"], folder)
+        trunk = [b for b in choose_bundles([]).values() if b.role == "region" and not b.facts.get("masked")]
+        numbers = segmentation_numbers(trunk, validation_cases(folder))
     else:
         bundle = find_bundle(name)
         if bundle.role == "score":
             raise InputError(f"{name} is a score bundle.", "Use: bpr evaluate score.")
-        numbers = segmentation_numbers([bundle], folder)
+        config = {"cases": "head_and_neck" if bundle.facts.get("masked") else "trunk"}
+        numbers = segmentation_numbers([bundle], labeled_cases(folder, config, validation=True))
     print(markdown(numbers))
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -88,6 +92,10 @@ def markdown(numbers: dict) -> str:
         s = numbers["spearman"]
         rows.append(f"| Spearman of raw score and height, scans over 100 mm | median {s['median']:.4f} "
                     f"| worst {s['worst']:.4f} | |")  # fmt: skip
+    doubt = numbers.get("doubt against 1 - Dice")
+    if doubt and doubt["n"] > 2:
+        rows.append(f"| Spearman of shown doubt and 1 - Dice, over organs and cases | {doubt['spearman']:.2f} | "
+                    f"| {doubt['n']} |")  # fmt: skip
     absent = numbers.get("false-positive ml where absent")
     if absent and absent["n"]:
         rows.append(f"| false-positive ml per absent structure | {absent['mean']:.1f} | | {absent['n']} |")

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import SimpleITK as sitk
+from scipy.stats import spearmanr
 
 from bpr.evaluation.statistics import Estimate, bootstrap_mean
 from bpr.models import Bundle
-from bpr.regions import region_table, structure_heights
+from bpr.regions import network_windows, structure_heights
 from bpr.scoring.inference import Predictor, score_volume
 from bpr.segmentation.inference import segment_volume
 from bpr.segmentation.labels import structure_by_id
+from bpr.training.cases import read_labels
 from bpr.training.dataset import Case
 from bpr.volume import read_volume
 
@@ -23,13 +25,17 @@ LEAST_VOXELS = 50  # of a label inside the heights; below, Dice says nothing
 
 @dataclass(frozen=True)
 class OrganResult:
-    """One structure in one case. Absent structures have no Dice but the false-positive volume counts."""
+    """One structure in one case. Absent structures have no Dice but the false-positive volume counts.
+
+    ``doubt`` is what a person sees beside the organ (0 sure to 1), None where nothing was found.
+    """
 
     case: str
     patient: str
     structure: str
     dice: float | None
     false_ml: float
+    doubt: float | None = None
 
 
 def evaluate_segmentation(
@@ -39,27 +45,30 @@ def evaluate_segmentation(
     cases: list[Case],
 ) -> list[OrganResult]:
     """Segment every labeled case with the given networks, each in its own region, as the main job does."""
-    regions = {region.name: region for region in region_table()}
     results = []
     for case in cases:
         if case.labels is None:
             continue
         volume = read_volume(case.path)
         curve = score_volume(volume, *score)
-        windows = {
-            b: tuple(regions[b.slot].heights(curve)) if b.role == "region" else (-math.inf, math.inf) for b in bundles
-        }
+        windows = network_windows([b for b in bundles if b.role == "region"], curve)
+        windows |= {b: (-math.inf, math.inf) for b in bundles if b.role != "region"}
         structures = sorted({name for b in bundles for name in b.facts["structures"]})
         wanted = [structure_by_id(name).value for name in structures]
         found = segment_volume(volume, windows, load, wanted, heights=structure_heights(curve))
-        truth = sitk.ReadImage(str(case.labels))
+        truth = read_labels(case)
         predicted = sitk.Resample(found.labels, truth, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
-        results += compare(case, truth, predicted, structures, windows)
+        results += compare(case, truth, predicted, structures, windows, found.doubts)
     return results
 
 
 def compare(
-    case: Case, truth: sitk.Image, predicted: sitk.Image, structures: list[str], windows: dict
+    case: Case,
+    truth: sitk.Image,
+    predicted: sitk.Image,
+    structures: list[str],
+    windows: dict,
+    doubts: dict[int, float],
 ) -> list[OrganResult]:
     """Dice per labeled structure, false-positive ml per absent one; only slices that a network saw count."""
     heights = truth.GetOrigin()[2] + np.arange(truth.GetSize()[2]) * truth.GetSpacing()[2]
@@ -73,13 +82,23 @@ def compare(
             if name in bundle.facts["structures"]:
                 seen |= (heights >= low) & (heights <= high)
         value = structure_by_id(name).value
+        if name in case.hint.get("partial", []):
+            contoured = np.flatnonzero((labels == value).any((1, 2)))
+            seen[: contoured.min(initial=len(seen))], seen[contoured.max(initial=0) + 1 :] = False, False
         a, b = labels[seen] == value, guess[seen] == value
         if name in case.hint["labelled"] and a.sum() >= LEAST_VOXELS:
             dice = float(2 * (a & b).sum() / (a.sum() + b.sum()))
-            results.append(OrganResult(case.id, case.patient, name, dice, float((b & ~a).sum() * voxel_ml)))
+            false = float((b & ~a).sum() * voxel_ml)
+            results.append(OrganResult(case.id, case.patient, name, dice, false, doubts.get(value)))
         elif name in absent:
             results.append(OrganResult(case.id, case.patient, name, None, float(b.sum() * voxel_ml)))
     return results
+
+
+def doubt_correlation(results: list[OrganResult]) -> tuple[float, int]:
+    """Spearman's correlation of doubt and 1 - Dice over organs and cases where something was found, and their count."""
+    pairs = [(r.doubt, 1 - r.dice) for r in results if r.dice is not None and r.doubt is not None]
+    return (float(spearmanr(*zip(*pairs, strict=True)).statistic) if len(pairs) > 2 else math.nan), len(pairs)
 
 
 def dice_table(results: list[OrganResult]) -> dict[str, Estimate]:

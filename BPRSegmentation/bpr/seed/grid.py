@@ -45,7 +45,8 @@ class GridCT:
         """
         if bundle.role != "region" or not self.heights:
             return slice(0, len(self.hu))
-        low, high = (round((mm - self.origin[2]) / GRID_MM) for mm in self.heights[bundle.slot])
+        ends = np.array([self.heights[name] for name in bundle.regions])
+        low, high = (round((mm - self.origin[2]) / GRID_MM) for mm in (ends.min(), ends.max()))
         first, last = max(low, 0), min(high + 1, len(self.hu))
         return slice(first, last) if last - first >= LEAST_SLICES else None
 

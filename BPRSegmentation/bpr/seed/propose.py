@@ -44,7 +44,8 @@ def propose(
     grid = grid_ct(case.volume_path, project.folder / "cache", bundle.role == "region")
     if grid.slices_of(bundle) is None:
         raise InputError(f"The case {identifier} does not hold the region of {bundle.name}.", "Choose another model.")
-    heights = grid.heights.get(bundle.slot, (-math.inf, math.inf))
+    ends = [grid.heights[name] for name in bundle.regions if name in grid.heights]
+    heights = (min(low for low, _ in ends), max(high for _, high in ends)) if ends else (-math.inf, math.inf)
     wanted = [structure_by_id(name).value for name in bundle.facts["structures"]]
     engine = open_engine(device="cpu")
     found = segment_volume(volume, {bundle: heights}, engine.predictor, wanted, progress)

@@ -12,8 +12,10 @@ from bpr.segmentation.grid import GRID_MM
 from bpr.segmentation.labels import label_table, structure_by_id
 from bpr.training.dataset import Case, first_slice_height
 from bpr.training.ruler import Observation, Ruler, dense_target
+from bpr.volume import canonical
 
 CASE_MM = 3.0  # the labels' own voxels: patches are interpolated from these once
+HIDDEN_MM = 30.0  # about the course of a structure that is contoured in part
 OUTSIDE = 255  # label of voxels that no one has looked at: padding and slices beyond the label map
 
 
@@ -55,14 +57,27 @@ def load_cases(cases: list[Case], observations: list[Observation], ruler: Ruler,
     return loaded
 
 
-def _on_grid(case: Case) -> dict[str, np.ndarray]:
-    """CT and labels of one case on the labels' own grid, turned to the patient's axes, cropped to the body."""
+def read_labels(case: Case) -> sitk.Image:
+    """The labels of a case as values of the label table, on the labels' own grid, axes along the patient's (LPS)."""
     labels = sitk.DICOMOrient(sitk.ReadImage(str(case.labels)), "LPS")
-    ct = sitk.ReadImage(str(case.path))
+    if case.values:
+        names = {value: structure_by_id(name).value for value, name in case.values.items()}
+        labels = sitk.ChangeLabel(sitk.Cast(labels, sitk.sitkUInt8), {float(k): float(v) for k, v in names.items()})
+    return labels
+
+
+def _on_grid(case: Case) -> dict[str, np.ndarray]:
+    """CT and labels of one case on an isotropic grid (the labels' own where it fits), cropped to the body."""
+    ct, labels = sitk.ReadImage(str(case.path)), read_labels(case)
+    if not np.allclose(labels.GetSpacing(), CASE_MM, atol=1e-3):
+        grid = canonical(ct, (CASE_MM,) * 3, -1024)
+        labels = sitk.Resample(labels, grid, sitk.Transform(), sitk.sitkNearestNeighbor, OUTSIDE, sitk.sitkUInt8)
     hu = sitk.Resample(ct, labels, sitk.Transform(), sitk.sitkLinear, -1024, sitk.sitkFloat32)
     covered = sitk.Resample(_ones(ct), labels, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
     hu = np.clip(sitk.GetArrayFromImage(hu), -1024, 3000).astype(np.int16)
     values = np.where(sitk.GetArrayFromImage(covered) > 0, sitk.GetArrayFromImage(labels), OUTSIDE).astype(np.uint8)
+    for name in case.hint.get("partial", []):
+        _hide_beyond(values, structure_by_id(name).value)
     inside = np.argwhere(hu > -300)
     box = tuple(slice(low, high + 1) for low, high in zip(inside.min(0), inside.max(0), strict=True))
     z = labels.GetOrigin()[2] + labels.GetSpacing()[2] * np.arange(len(hu)) - first_slice_height(case.path)
@@ -73,6 +88,22 @@ def _ones(image: sitk.Image) -> sitk.Image:
     covered = sitk.Image(image.GetSize(), sitk.sitkUInt8) + 1
     covered.CopyInformation(image)
     return covered
+
+
+def _hide_beyond(labels: np.ndarray, value: int) -> None:
+    """Where a long structure goes on beyond its contoured part, what surrounds its course is unknown, not background.
+
+    Around the last contour's middle, background within HIDDEN_MM becomes OUTSIDE in all slices beyond.
+    """
+    slices = np.flatnonzero((labels == value).any((1, 2)))
+    if not len(slices):
+        return
+    y, x = np.indices(labels.shape[1:])
+    for end, beyond in ((slices[0], slice(0, slices[0])), (slices[-1], slice(slices[-1] + 1, None))):
+        middle = np.argwhere(labels[end] == value).mean(0)
+        near = np.hypot(y - middle[0], x - middle[1]) * CASE_MM < HIDDEN_MM
+        part = labels[beyond]
+        part[(part == 0) & near] = OUTSIDE
 
 
 def _labeled_case(case: Case, hu: np.ndarray, labels: np.ndarray, place: np.ndarray) -> LabeledCase:

@@ -13,9 +13,10 @@ import yaml
 from bpr.errors import InputError
 from bpr.resources import read_table
 from bpr.scoring.scale import to_ruler
-from bpr.segmentation.labels import label_table, structure_by_id
+from bpr.segmentation.labels import structure_by_id
 from bpr.training.dataset import Case, data_folder, head_and_neck_cases, landmark_observations, trunk_cases
 from bpr.training.loop import Schedule, Trainer
+from bpr.training.processes import first_before_others, rank
 from bpr.training.regions import fit_extents, fit_regions, write_extents, write_regions
 from bpr.training.ruler import Observation, Ruler, organ_covariance, solve_ruler
 
@@ -36,6 +37,18 @@ def teaching_cases(folder: Path, use: str) -> list[Case]:
     return [case for case in trunk_cases(folder) if use == "all" or case.use == "open"]
 
 
+def labeled_cases(folder: Path, config: dict, validation: bool = False) -> list[Case]:
+    """The cases of a segmentation configuration that teach, or those that validate.
+
+    Its ``cases`` names the set: "trunk" (the open ones teach, the restricted ones validate) or "head_and_neck".
+    """
+    if config["cases"] == "head_and_neck":
+        return head_and_neck_cases(folder, long_only=False, split="validation" if validation else "train")
+    if validation:
+        return [case for case in trunk_cases(folder) if case.labels and case.use == "restricted"]
+    return [case for case in teaching_cases(folder, config["use"]) if case.labels]
+
+
 def train_score(config_path: Path, work: Path, resume: bool) -> Path:
     """Train a score network; returns the folder with ``weights.pt``, ``ruler.json`` and the log."""
     from bpr.training.score import train_score_network
@@ -46,9 +59,12 @@ def train_score(config_path: Path, work: Path, resume: bool) -> Path:
     folder = work / config["bundle"]
     cases = teaching_cases(data, config["use"])
     observations, ruler = training_ruler(data, cases)
-    scans = load_scans(cases + head_and_neck_cases(data), observations, ruler, work / "cache" / "slices")
+    with first_before_others():
+        scans = load_scans(cases + head_and_neck_cases(data), observations, ruler, work / "cache" / "slices")
     print(f"{len(scans)} scans, {sum(len(s.target) for s in scans.values())} slices")
     network = train_score_network(config, scans, folder, resume)
+    if rank():
+        return folder
     torch.save(network.state_dict(), folder / "weights.pt")
     organs, covariance = organ_covariance(observations, ruler)
     stored = asdict(ruler) | {"organs": organs, "organ_covariance": np.round(covariance, 2).tolist()}
@@ -62,15 +78,22 @@ def train_segmentation(config_path: Path, work: Path, resume: bool) -> Path:
     from bpr.training.cases import crop_to_interval, load_cases
 
     config = read_config(config_path)
+    if "domains" in config:
+        from bpr.domains.commands import train_domains
+
+        return train_domains(config, config_path.parent, work, resume)
     data = data_folder(config.get("data"))
     folder = work / config["bundle"]
-    open_cases = teaching_cases(data, config["use"])
-    observations, ruler = training_ruler(data, open_cases)
-    cases = load_cases(open_cases, observations, ruler, work / "cache" / "grids")
-    classes = region_structures(config["region"])
-    if config["region"]:
-        low, high = fit_regions(open_cases, observations, ruler)[config["region"]]
-        bounds = [float(to_ruler(score, ruler.position)) for score in (low, high)]
+    teaching = labeled_cases(data, config)
+    _, ruler = training_ruler(data, teaching_cases(data, config["use"]))
+    observations = landmark_observations(data)
+    with first_before_others():
+        cases = load_cases(teaching, observations, ruler, work / "cache" / "grids")
+    classes = region_structures(config["regions"])
+    if config["role"] == "region":
+        fitted = fit_regions(teaching, observations, ruler)
+        scores = np.array([fitted[name] for name in config["regions"]])
+        bounds = [float(to_ruler(score, ruler.position)) for score in (scores.min(), scores.max())]
         cases = [part for case in cases if (part := crop_to_interval(case, *bounds))]
     torch.manual_seed(config["stages"][0]["seed"])
     network = build_network(len(classes) + 1, config["filters"], len(config["inputs"]))
@@ -80,8 +103,9 @@ def train_segmentation(config_path: Path, work: Path, resume: bool) -> Path:
                    json.loads((initial / "classes.json").read_text()))  # fmt: skip
     print(f"{config['bundle']}: {len(cases)} cases, {len(classes)} structures")
     learn(network, cases, classes, config, folder, resume)
-    torch.save(network.state_dict(), folder / "weights.pt")
-    (folder / "classes.json").write_text(json.dumps(classes), encoding="utf-8")
+    if rank() == 0:
+        torch.save(network.state_dict(), folder / "weights.pt")
+        (folder / "classes.json").write_text(json.dumps(classes), encoding="utf-8")
     return folder
 
 
@@ -106,7 +130,8 @@ def learn(network, cases: list, classes: list[int], config: dict, folder: Path, 
         if resume and trainer.resume():
             print(f"resuming {done.parent.name} at step {trainer.step}")
         trainer.run(loss)
-        torch.save(learner.state_dict(), done)
+        if rank() == 0:
+            torch.save(learner.state_dict(), done)
     network.to("cpu")
 
 
@@ -117,22 +142,25 @@ def training_ruler(data: Path, cases: list[Case]) -> tuple[list[Observation], Ru
     return observations, solve_ruler(observations)
 
 
-def region_structures(region: str | None) -> list[int]:
-    """Label values that a region's network tells apart; all structures for the baseline."""
-    if region is None:
-        return [structure.value for structure in label_table()]
-    names = [row["structure"] for row in read_table("membership") if row["region"] == region]
-    if not names:
-        raise InputError(f"The membership table knows no region {region!r}.", "Use a name from Anatomy/regions.csv.")
-    return sorted(structure_by_id(name).value for name in names)
+def region_structures(regions: list[str]) -> list[int]:
+    """Label values that the network of these regions tells apart, in ascending order."""
+    rows = read_table("membership")
+    for region in regions:
+        if region not in {row["region"] for row in rows}:
+            raise InputError(f"No structure belongs to a region {region!r}.", "Use names of Anatomy/membership.csv.")
+    return sorted({structure_by_id(row["structure"]).value for row in rows if row["region"] in regions})
 
 
 def start_from(network: torch.nn.Module, weights: dict, classes: list[int], trained_classes: list[int]) -> None:
-    """Copy another network's weights; of its output layer take the channels of the structures that both know."""
+    """Copy another network's weights; of its output layer the channels of structures that both know, and background."""
     own = network.state_dict()
-    channels = [0] + [trained_classes.index(value) + 1 for value in classes]
+    pairs = [(0, 0)] + [(k, trained_classes.index(v) + 1) for k, v in enumerate(classes, 1) if v in trained_classes]
+    mine, theirs = (list(side) for side in zip(*pairs, strict=True))
     for name, tensor in weights.items():
-        own[name] = tensor if tensor.shape == own[name].shape else tensor[channels]
+        if name.startswith("output_block."):
+            own[name][mine] = tensor[theirs]
+        else:
+            own[name] = tensor
     network.load_state_dict(own)
 
 
@@ -140,7 +168,8 @@ def train_regions(config_path: Path) -> Path:
     """Fit score intervals of regions and structures on the cases that may teach; writes regions.csv and extents.csv."""
     config = read_config(config_path)
     data = data_folder(config.get("data"))
-    cases = teaching_cases(data, config["use"])
-    observations, ruler = training_ruler(data, cases)
+    trunk = teaching_cases(data, config["use"])
+    observations, ruler = training_ruler(data, trunk)
+    cases = trunk + head_and_neck_cases(data, split="train")
     write_extents(fit_extents(cases, observations, ruler))
     return write_regions(fit_regions(cases, observations, ruler))

@@ -15,19 +15,28 @@ from pathlib import Path
 from bpr.errors import InputError
 from bpr.training.ruler import Observation
 
+HEAD_AND_NECK = {1: "brainstem", 2: "spinal_cord", 3: "parotid_right", 4: "parotid_left", 5: "esophagus", 6: "larynx",
+                 7: "mandible"}  # fmt: skip
+PARTIAL = ["spinal_cord", "esophagus"]  # contoured along a part of their length in the head-and-neck scans
 SAMPLE_ID = "c3n00249"  # travels with the project and stays out of every training and validation set
 
 
 @dataclass(frozen=True)
 class Case:
-    """One scan of the data folder. ``use`` is "open" or "restricted"; splits go by ``patient``."""
+    """One scan of the data folder. ``use`` is "open" or "restricted"; splits go by ``patient``.
+
+    ``hint`` says what the labels are worth: IDs of the structures that are "labelled", "absent", and (of some) labelled
+    only along a part of their length ("partial"). ``values`` names the structure of each of the label file's values;
+    None when they are the label table's.
+    """
 
     id: str
     patient: str
     use: str
     path: Path
     labels: Path | None = None
-    hint: dict | None = None  # the label file's JSON: labelled, not labelled, absent structures
+    hint: dict | None = None
+    values: dict[int, str] | None = None
 
 
 def data_folder(configured: str | None) -> Path:
@@ -59,10 +68,20 @@ def trunk_cases(folder: Path) -> list[Case]:
     return cases
 
 
-def head_and_neck_cases(folder: Path, long_only: bool = True) -> list[Case]:
-    """The radiotherapy head-and-neck scans (masked to the body); the long ones reach the upper thorax."""
-    rows = [row for row in _rows(folder / "hn" / "cases.csv") if row["long_scan"] == "1" or not long_only]
-    return [Case(f"hn_{r['id']}", f"hn_{r['id']}", "open", folder / "hn" / f"{r['id']}_ct.nii.gz") for r in rows]
+def head_and_neck_cases(folder: Path, long_only: bool = True, split: str | None = None) -> list[Case]:
+    """The radiotherapy head-and-neck scans (masked to the body); the long ones reach the upper thorax.
+
+    ``split`` chooses "train" or "validation" of their source, None both.
+    """
+    cases = []
+    for row in _rows(folder / "hn" / "cases.csv"):
+        if (long_only and row["long_scan"] != "1") or split not in (None, row["split"]):
+            continue
+        name, stem = f"hn_{row['id']}", folder / "hn" / row["id"]
+        hint = {"labelled": [HEAD_AND_NECK[int(v)] for v in row["labels"].split()], "absent": [], "partial": PARTIAL}
+        cases.append(Case(name, name, "open", stem.with_name(f"{row['id']}_ct.nii.gz"),
+                          stem.with_name(f"{row['id']}_seg.nii.gz"), hint, HEAD_AND_NECK))  # fmt: skip
+    return cases
 
 
 def landmark_observations(folder: Path) -> list[Observation]:

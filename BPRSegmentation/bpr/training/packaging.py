@@ -17,7 +17,7 @@ from bpr.segmentation.grid import GRID_MM
 from bpr.segmentation.labels import structure_by_value
 from bpr.segmentation.network import build_network
 from bpr.training.bundle import bundle_metadata, write_bundle
-from bpr.training.commands import read_config, teaching_cases
+from bpr.training.commands import labeled_cases, read_config, teaching_cases
 from bpr.training.dataset import data_folder
 from bpr.training.ruler import Ruler
 from bpr.training.score import network_definition
@@ -69,28 +69,46 @@ def package_score(config_path: Path, work: Path) -> Bundle:
 
 
 def package_segmentation(config_path: Path, work: Path) -> Bundle:
-    """Bundle of a trained region or baseline network, written into Resources/Models."""
+    """Bundle of a trained region or baseline network, written into Resources/Models and measured."""
     config = read_config(config_path)
-    data, folder = data_folder(config.get("data")), work / config["bundle"]
-    values = json.loads((folder / "classes.json").read_text(encoding="utf-8"))
+    if "domains" in config:
+        from bpr.domains.commands import package_domains
+
+        return package_domains(config, config_path.parent, work)[0]
+    data = data_folder(config.get("data"))
+    bundle, contents = export_segmentation(config, work / config["bundle"], resources_dir() / "Models")
+    numbers = segmentation_numbers([bundle], labeled_cases(data, config, validation=True))
+    structures, where = bundle.facts["structures"], contents[3]["task"].partition(", ")[2]
+    return _with_card(bundle, *contents, config, numbers, data,
+                      f"segments {len(structures)} structures in CT ({where}): {', '.join(structures)}")  # fmt: skip
+
+
+def export_segmentation(config: dict, trained: Path, target: Path):
+    """Write a trained network (``weights.pt`` and ``classes.json`` in ``trained``) as a bundle into ``target``.
+
+    Returns:
+        The bundle, and network, definition, example input and metadata, as ``write_bundle`` takes them.
+    """
+    values = json.loads((trained / "classes.json").read_text(encoding="utf-8"))
     network = build_network(len(values) + 1, config["filters"], len(config["inputs"]))
-    network.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
+    network.load_state_dict(torch.load(trained / "weights.pt", weights_only=True))
     structures = [structure_by_value(value).id for value in values]
-    facts = {"role": "region" if config["region"] else "baseline", "region": config["region"], "modality": "CT",
-             "use": config["use"], "structures": structures, "grid_mm": GRID_MM, "tile": config["patch"], "inputs": config["inputs"]}  # fmt: skip
+    local = config["role"] == "region"
+    where = " and ".join(config["regions"]) if local else "whole trunk"
+    facts = {"role": config["role"]} | ({"region": where, "regions": config["regions"]} if local else {})
+    facts |= {"modality": "CT", "use": config["use"], "structures": structures, "grid_mm": GRID_MM,
+              "tile": config["patch"], "inputs": config["inputs"]}  # fmt: skip
+    if config["cases"] == "head_and_neck":
+        facts["masked"] = True  # taught on scans that hold nothing outside of the body
     definition = {"_target_": "DynUNet", "classes": len(values) + 1, "filters": config["filters"],
                   "channels": len(config["inputs"])}  # fmt: skip
     example = torch.zeros(1, len(config["inputs"]), *config["patch"])
     channels = {"0": "background"} | {str(k): name for k, name in enumerate(structures, 1)}
-    where = config["region"] or "whole trunk"
     metadata = bundle_metadata(
         config, f"Segmentation of CT, {where}", facts, example, len(values) + 1, channels, LICENSE
     )
-    target = resources_dir() / "Models" / config["bundle"]
-    bundle = write_bundle(target, network, definition, example, metadata, "")
-    numbers = segmentation_numbers([bundle], data)
-    return _with_card(bundle, network, definition, example, metadata, config, numbers, data,
-                      f"segments {len(values)} structures in CT ({where}): {', '.join(structures)}")  # fmt: skip
+    contents = (network, definition, example, metadata)
+    return write_bundle(target / config["bundle"], *contents, ""), contents
 
 
 def _with_card(

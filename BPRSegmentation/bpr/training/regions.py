@@ -11,6 +11,7 @@ import SimpleITK as sitk
 from bpr.resources import read_table, resources_dir
 from bpr.scoring.scale import to_score
 from bpr.segmentation.labels import label_table, structure_by_id
+from bpr.training.cases import read_labels
 from bpr.training.dataset import Case, first_slice_height
 from bpr.training.ruler import Observation, Ruler, dense_target
 
@@ -31,13 +32,13 @@ def organ_extents(
         own = [o for o in observations if o.scan == case.id]
         if not case.labels or not own:
             continue
-        image = sitk.ReadImage(str(case.labels))
+        image = read_labels(case)
         labels = sitk.GetArrayFromImage(image)
         z = image.GetOrigin()[2] + np.arange(len(labels)) * image.GetSpacing()[2] - first_slice_height(case.path)
         place, _ = dense_target(own, z, ruler)
         for name in case.hint["labelled"]:
             slices = np.flatnonzero((labels == structure_by_id(name).value).any((1, 2)))
-            if len(slices):
+            if len(slices) and name not in case.hint.get("partial", []):
                 low = place[slices[0]] if slices[0] > 1 or cut_ends else np.nan
                 high = place[slices[-1]] if slices[-1] < len(labels) - 2 or cut_ends else np.nan
                 found.setdefault(name, []).append((low, high))
