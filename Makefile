@@ -50,7 +50,7 @@ lint: .venv/.test
 
 study: .venv/.test
 	@test -f "Testing/benchmarks/$(NAME).py" || { echo "There is no study '$(NAME)' in Testing/benchmarks."; exit 2; }
-	@QUICK=$(QUICK) .venv/bin/python Testing/benchmarks/$(NAME).py
+	@QUICK=$(QUICK) .venv/bin/python Testing/benchmarks/$(NAME).py $(ARGS)
 
 screenshots: .venv/.test
 	@.venv/bin/bpr run Resources/SampleData/c3n00249.nii.gz --out demo_results --no-scene

@@ -24,6 +24,14 @@ from slicer.util import VTKObservationMixin
 from BPRSegmentationLib import samples
 from BPRSegmentationLib.choices import Device, Engine, TileSize
 from BPRSegmentationLib.choices_section import ChoicesSection
+from BPRSegmentationLib.composition import (
+    LevelRequest,
+    LoadedComposition,
+    SpanEnd,
+    SpineLevel,
+    composition_arguments,
+    load_composition,
+)
 from BPRSegmentationLib.export import PRODUCTS, Request, likely_input
 from BPRSegmentationLib.models_section import ModelsSection
 from BPRSegmentationLib.process import ChildProcess, child_environment
@@ -81,6 +89,8 @@ class BPRSegmentationParameterNode:
     device, gpu, engine - where and with what the networks run.
     sliceStep, margin, tileSize - quality: mm between scored slices, mm around regions, voxels that a network sees.
     colorSlices, opacity, showBoxes - how the result is shown.
+    compositionLevel, compositionTo - where muscle and fat are measured: at a level, or from it down to another.
+    bodyHeight - of the person in cm, for the muscle index; 0 when it is not known.
     batchFolder - where the results of a batch go.
     """
 
@@ -101,6 +111,9 @@ class BPRSegmentationParameterNode:
     colorSlices: bool = True
     opacity: Annotated[float, WithinRange(0, 1)] = 0.35
     showBoxes: bool = True
+    compositionLevel: SpineLevel = SpineLevel.L3
+    compositionTo: SpanEnd = SpanEnd.NONE
+    bodyHeight: Annotated[float, WithinRange(0, 250)] = 0.0
     batchFolder: str = ""
 
 
@@ -229,6 +242,7 @@ class BPRSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         result = find_result(self._shownVolume)
         self._results.show(result)
         self._scores.show(result)
+        self._control.showVolume(self._shownVolume)
         self._control.updateButton()
 
     def showResult(self, result: LoadedResult) -> None:
@@ -268,6 +282,33 @@ class BPRSegmentationLogic(ScriptedLoadableModuleLogic):
             temporary=slicer.app.temporaryPath,
         )
 
+    def startComposition(self, volumeNode, request: LevelRequest | None = None) -> Run:
+        """Start measuring muscle and fat in a child process. Poll what is returned, as with ``startRun``.
+
+        Its ``result`` is a LoadedComposition in the end.
+
+        Raises:
+            RequestError: when something is missing. OSError: when the child process cannot be started.
+        """
+        asked = request or LevelRequest()
+
+        def launch(job: Path) -> ChildProcess:
+            return self.launchCommand(composition_arguments(asked, job.parent), job.parent)
+
+        scene, temporary = slicer.mrmlScene, slicer.app.temporaryPath
+        return Run(scene, volumeNode, Request(), launch, temporary=temporary, load=load_composition)
+
+    def measureComposition(self, volumeNode, level: str = "L3", downTo: str = "", heightCm: float | None = None):
+        """Measure muscle and fat from a script, as the panel and ``bpr body-composition`` do.
+
+        :param level: T12 to L5: the middle of that vertebra.
+        :param downTo: a lower level, to measure all slices between the two; "" measures at ``level`` alone.
+        :param heightCm: of the person, for the skeletal muscle index.
+        :return: LoadedComposition, with nodes None when the level could not be measured (see its ``summary``).
+        :raises RuntimeError: with the child's message and advice, when it fails.
+        """
+        return self._wait(self.startComposition(volumeNode, LevelRequest(level, downTo, heightCm)))
+
     def process(
         self,
         volumeNode,
@@ -306,6 +347,10 @@ class BPRSegmentationLogic(ScriptedLoadableModuleLogic):
         run = self.startRun(volumeNode, segmentationNode, request)
         if not waitForCompletion:
             return run
+        return self._wait(run, eventCallback)
+
+    def _wait(self, run: Run, eventCallback: Callable[[dict], None] | None = None) -> LoadedResult | LoadedComposition:
+        """Poll a run to its end while the application stays alive; its result. Raises RuntimeError."""
         try:
             while run.running:
                 for event in run.poll():

@@ -50,7 +50,7 @@ class Panel:
 
     def only(self, *sections: str) -> None:
         """Open these collapsible sections and close the others."""
-        for name in ("inputs", "outputs", "what", "advanced", "models", "results", "batch", "details"):
+        for name in ("inputs", "outputs", "what", "advanced", "models", "results", "composition", "batch", "details"):
             getattr(self.ui, f"{name}CollapsibleButton").collapsed = name not in sections
 
     def save(self, path: Path) -> Path:
@@ -111,6 +111,36 @@ def _draw_states(panel: Panel, folder: Path, out: Path):
     ui.batchFolderEdit.blockSignals(True)
     ui.batchFolderEdit.text = "/data/batch of june"
     yield panel.save(out / "panel_batch.png")
+    yield from _draw_composition(panel, out)
+
+
+def _draw_composition(panel: Panel, out: Path):
+    """A real measurement on the phantom: the section, and its slice in Slicer's own view."""
+    import SimpleITK as sitk
+
+    from bpr.phantom import make_phantom
+    from BPRSegmentationLib.views import show_volume
+    from rendering import SliceView
+
+    ct = Path(panel._scratch.name) / "phantom.nrrd"
+    sitk.WriteImage(make_phantom(spacing_mm=(3.0, 3.0, 5.0), seed=0).image, str(ct))
+    volume = load_volume(panel.stage.scene, ct, "Phantom")
+    panel.widget._parameterNode.inputVolume = volume
+    panel.widget._parameterNode.bodyHeight = 172.0
+    panel.widget.logic.pythonExecutable = lambda: sys.executable
+    panel.ui.measureButton.click()
+    end = time.monotonic() + 300
+    while panel.widget._control.measurement and time.monotonic() < end:
+        QtWidgets.QApplication.processEvents()
+        time.sleep(0.02)
+    if panel.ui.compositionTable.rowCount == 0:
+        raise ResultError(f"Nothing was measured: {panel.ui.compositionLabel.text}")
+    panel.only("inputs", "composition")
+    yield panel.save(out / "panel_composition.png")
+    show_volume(panel.stage.scene, volume)
+    view = out / "axial_composition.png"
+    SliceView(panel.stage, "Red").save(view)
+    yield view
 
 
 def _batch_folder(panel: Panel) -> Path:

@@ -121,6 +121,7 @@ def batch_arguments(listed: Path, results: Path, request: Request) -> list[str]:
     """The command line of ``bpr batch`` for a list of cases."""
     arguments = ["batch", str(listed), "--out", str(results), "--json", "--device", request.device]
     arguments += ["--engine", request.engine, "--step", str(request.step_mm)]
+    arguments += ["--margin", str(request.margin_mm), "--tile", str(request.tile)]
     only = {("scores",): "scores", ("scores", "regions"): "regions", ("regions",): "regions"}.get(request.produce)
     if request.produce in (("segmentation",), ("scores", "segmentation")):
         only = "segmentation"

@@ -31,6 +31,14 @@ def ijk_to_ras(volume_node) -> np.ndarray:
     return matrix_to_array(matrix)
 
 
+def parent_to_world(node) -> np.ndarray:
+    """(4, 4) matrix from the node's own RAS to the world's, by its parent transform (linear)."""
+    transform, matrix = node.GetParentTransformNode(), vtkMatrix4x4()
+    if transform is not None:
+        transform.GetMatrixTransformToWorld(matrix)
+    return matrix_to_array(matrix)
+
+
 def follow_volume(node, volume_node) -> None:
     """Mark ``node`` as a result of ``volume_node`` and put it under the same parent transform, if it can have one."""
     node.SetNodeReferenceID(VOLUME_ROLE, volume_node.GetID())

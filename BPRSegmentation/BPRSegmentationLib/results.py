@@ -123,7 +123,11 @@ def parts_folder(volume_node) -> str:
 
 def check_volume(found: ResultFolder, volume_node) -> None:
     """Raise ResultError when the result was made for an image of another size."""
-    size = found.summary.get("volume", {}).get("size")
+    check_size(found.summary.get("volume", {}).get("size"), volume_node)
+
+
+def check_size(size: list[int] | None, volume_node) -> None:
+    """Raise ResultError when a volume has not this many voxels along its axes; None is not judged."""
     image = volume_node.GetImageData()
     if image is None:
         raise ResultError(_("The volume has no voxels any more."))

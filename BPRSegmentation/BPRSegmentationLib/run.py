@@ -35,6 +35,7 @@ class Run:
         launch: Launcher,
         segmentation_node=None,
         temporary: str | None = None,
+        load: Callable[..., object] = load_result,
     ):
         """Begin to hand the volume over; the child starts as soon as it is written, at once for small volumes.
 
@@ -42,15 +43,16 @@ class Run:
             launch: starts the child process for the path of JOB.json.
             segmentation_node: the segmentation to update; None makes a new one when the run has made a segmentation.
             temporary: folder for temporary files; None takes the system's.
+            load: brings the result folder into the scene, with the arguments and errors of ``load_result``.
 
         Raises:
             RequestError: when the request cannot be carried out. OSError: when the child cannot be started.
         """
         self.request = request
         self.progress = Progress(stage=_("Starting"))
-        self.result: LoadedResult | None = None
+        self.result: LoadedResult | object | None = None
         self.volume = volume_node
-        self._scene, self._segmentation, self._launch = scene, segmentation_node, launch
+        self._scene, self._segmentation, self._launch, self._load = scene, segmentation_node, launch, load
         self._started = time.monotonic()
         self._child: ChildProcess | None = None
         self._file: VolumeFile | None = None
@@ -129,7 +131,7 @@ class Run:
                 raise ResultError(_("The input volume was moved or resampled during the run. Run again."))
             if self._segmentation is not None and self._segmentation.GetScene() is not self._scene:
                 self._segmentation = None  # deleted meanwhile: make a new one
-            self.result = load_result(self._scene, self._finished_folder, self.volume, self._segmentation)
+            self.result = self._load(self._scene, self._finished_folder, self.volume, self._segmentation)
         except ResultError as error:
             progress.error = str(error)
             self._end(State.FAILED)

@@ -1,4 +1,4 @@
-"""Starts, watches and ends the run and the batch: the one place that knows whether something is going on."""
+"""Starts, watches and ends run, measurement and batch: the one place that knows whether something is going on."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import qt
 from .batch import Batch, Case
 from .batch_section import BatchSection
 from .choices import Device, TileSize, request_of
+from .composition import level_request
+from .composition_section import CompositionSection
 from .export import Request, what_is_missing
 from .packages import PackagesError, ensure_packages
 from .progress import State
@@ -25,7 +27,10 @@ POLL_MS = 100
 
 
 class RunControl:
-    """Asks the logic for runs, polls them by a timer and tells the sections; ``run`` and ``batch`` are None at rest."""
+    """Asks the logic for runs, polls them by a timer and tells the sections.
+
+    ``run``, ``measurement`` (of muscle and fat) and ``batch`` are None at rest.
+    """
 
     def __init__(self, ui, logic, resources: Path, onResult: Callable[[LoadedResult], None], onBatchResult):
         """``onResult`` is called with the nodes of a finished run, ``onBatchResult`` with the volume of a case.
@@ -35,7 +40,9 @@ class RunControl:
         self._ui, self._logic, self._resources, self._onResult = ui, logic, resources, onResult
         self._node = None
         self.run: Run | None = None
+        self.measurement: Run | None = None
         self.batch: Batch | None = None
+        self._compositionSection = CompositionSection(ui, self.onMeasureButton)
         self._runSection = RunSection(ui, self.apply)
         self._batchSection = BatchSection(ui, self.startBatch, self.stopBatch, onBatchResult)
         self._timer = qt.QTimer()
@@ -55,6 +62,8 @@ class RunControl:
         if self._node:
             missing = what_is_missing(self._node.inputVolume, request_of(self._node)) or ""
         self._runSection.showButton(self.run is not None, missing)
+        of_volume = what_is_missing(self._node.inputVolume, Request()) or "" if self._node else missing
+        self._compositionSection.showButton(self.measurement is not None, of_volume)
         self._batchSection.showButton()
 
     def onRunButton(self, checked: bool = False) -> None:
@@ -116,6 +125,9 @@ class RunControl:
                 self._runSection.showProgress(self.run.progress, self.run.elapsed_s)
                 if not self.run.running:
                     self._finishRun()
+            if self.measurement:
+                self.measurement.poll()
+                self._showMeasurement()
             if self.batch:
                 self.batch.poll()
                 self._showBatch()
@@ -126,7 +138,7 @@ class RunControl:
             self.stop()
             text = _("Something went wrong in the module; please report the details.")
             self._runSection.showFailure(text, details, [])
-        if not (self.run or self.batch):
+        if not (self.run or self.measurement or self.batch):
             self._timer.stop()
 
     def _finishRun(self) -> None:
@@ -143,6 +155,47 @@ class RunControl:
             text = f"{progress.error} {progress.advice}".strip()
             offered = remedies(progress, run.request.device, run.request.tile)
             self._runSection.showFailure(text, log, offered)
+        self.updateButton()
+
+    def onMeasureButton(self) -> None:
+        """Measure muscle and fat with the present choices, or stop the measurement that is going on."""
+        if self.measurement:
+            self.stopMeasurement()
+            return
+        try:
+            self._ensurePackages(request_of(self._node))
+            self.measurement = self._logic.startComposition(self._node.inputVolume, level_request(self._node))
+        except Exception as error:  # also what the system says no to
+            self._compositionSection.showEnd(str(error))
+            return
+        self._showMeasurement()
+        self._timer.start()
+
+    def stopMeasurement(self, reason: str = "") -> None:
+        """Cancel the measurement, if there is one."""
+        if self.measurement:
+            self.measurement.cancel(reason)
+            self._showMeasurement()
+
+    def showVolume(self, volumeNode) -> None:
+        """Show the measurement that the scene holds for a volume, unless one is going on."""
+        if self.measurement is None:
+            self._compositionSection.showVolume(volumeNode)
+
+    def _showMeasurement(self) -> None:
+        """Where the measurement is, or how it ended."""
+        run = self.measurement
+        if run.running:
+            self._compositionSection.showProgress(run)
+            self.updateButton()
+            return
+        self.measurement = None
+        progress = run.progress
+        if progress.state is State.DONE:
+            self._compositionSection.showResult(run.result)
+        else:
+            ended = _("Cancelled.") if progress.state is State.CANCELLED else ""
+            self._compositionSection.showEnd(f"{progress.error} {progress.advice}".strip() or ended)
         self.updateButton()
 
     def startBatch(self, cases: list[Case], folder: Path) -> None:
@@ -172,6 +225,7 @@ class RunControl:
     def stop(self, reason: str = "") -> None:
         """End whatever is going on."""
         self.stopRun(reason)
+        self.stopMeasurement(reason)
         self.stopBatch(reason)
 
     def closeScene(self) -> None:

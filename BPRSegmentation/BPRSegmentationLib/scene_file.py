@@ -1,13 +1,17 @@
 """A scene file from a result folder, made with Slicer's own MRML (the ``slicer-core`` wheel), without Slicer.
 
     python -m BPRSegmentationLib.scene_file RESULT_FOLDER CT OUT.mrb
+    python -m BPRSegmentationLib.scene_file -
 
-CT is one image file (NRRD, NIfTI or MetaImage) on the grid the result was made for; it is embedded.
+CT is one image file (NRRD, NIfTI or MetaImage) on the grid the result was made for; it is embedded. With "-" the paths
+come as lines of JSON from standard input, CT first, so that it is loaded before the results are there.
 """
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,8 +76,12 @@ def load_volume(scene, path: Path, name: str):
 
 def build_scene(stage: Stage, folder: Path, ct: Path) -> LoadedResult:
     """Volume, result and views in the scene. Raises ResultError when a file is missing or damaged."""
+    return show_result(stage, folder, load_volume(stage.scene, ct, name="CT"))
+
+
+def show_result(stage: Stage, folder: Path, volume) -> LoadedResult:
+    """Result and views of a volume node. Raises ResultError when a file is missing or damaged."""
     scene = stage.scene
-    volume = load_volume(scene, ct, name="CT")
     loaded = load_result(scene, folder, volume)
     add_views(scene, volume, loaded.plot_chart)
     show_volume(scene, volume)
@@ -81,10 +89,8 @@ def build_scene(stage: Stage, folder: Path, ct: Path) -> LoadedResult:
     return loaded
 
 
-def write_scene_file(folder: Path, ct: Path, out: Path) -> None:
-    """Write ``out`` (.mrb). Raises ResultError when a file is missing or damaged, or ``out`` cannot be written."""
-    stage = new_stage()
-    loaded = build_scene(stage, Path(folder), Path(ct))
+def write_scene_file(stage: Stage, loaded: LoadedResult, out: Path) -> None:
+    """Write ``out`` (.mrb). Raises ResultError when it cannot be written."""
     for node in (loaded.volume, loaded.segmentation):
         if node is not None:
             node.AddDefaultStorageNode()
@@ -93,14 +99,34 @@ def write_scene_file(folder: Path, ct: Path, out: Path) -> None:
         raise ResultError(f"The scene {Path(out).name} cannot be written.")
 
 
+def write_when_told(lines: Iterator[str]) -> None:
+    """Write a scene file as soon as the paths come: the volume's, the result folder's, the scene file's.
+
+    Raises:
+        ResultError: as in ``build_scene`` and ``write_scene_file``; StopIteration: the lines end before.
+    """
+    paths = (Path(json.loads(line)) for line in lines)
+    stage = new_stage()
+    volume = load_volume(stage.scene, next(paths), name="CT")
+    folder = next(paths)
+    write_scene_file(stage, show_result(stage, folder, volume), next(paths))
+
+
 def main(arguments: list[str]) -> int:
     """Command line; returns the exit code (0 done, 2 wrong request)."""
-    if len(arguments) != 3:
+    if len(arguments) != 3 and arguments != ["-"]:
         print(__doc__, file=sys.stderr)
         return 2
     vtkOutputWindow.GetInstance().SetDisplayModeToNever()  # VTK reports each file it packs; failures are checked here
     try:
-        write_scene_file(*map(Path, arguments))
+        if arguments == ["-"]:
+            write_when_told(sys.stdin)
+        else:
+            folder, ct, out = map(Path, arguments)
+            stage = new_stage()
+            write_scene_file(stage, build_scene(stage, folder, ct), out)
+    except StopIteration:
+        return 2  # who asked for the scene has gone
     except ResultError as error:
         print(error, file=sys.stderr)
         return 2

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from vtkmodules.util.numpy_support import vtk_to_numpy
-from vtkmodules.vtkCommonMath import vtkMatrix4x4
 
-from .placement import PART, follow_volume, ijk_to_ras, matrix_to_array
+from .placement import PART, follow_volume, ijk_to_ras, matrix_to_array, parent_to_world
 from .results import LoadedResult
 from .score_nodes import CLEANED_COLUMN, RAW_COLUMN, Z_COLUMN, add_table, slice_heights
 from .translation import _
@@ -55,10 +54,7 @@ class ScoredVolume:
 
     def to_world(self) -> np.ndarray:
         """(4, 4) from voxel index to the world's RAS, the parent transform included."""
-        transform, matrix = self.volume.GetParentTransformNode(), vtkMatrix4x4()
-        if transform is not None:
-            transform.GetMatrixTransformToWorld(matrix)
-        return matrix_to_array(matrix) @ ijk_to_ras(self.volume)
+        return parent_to_world(self.volume) @ ijk_to_ras(self.volume)
 
 
 def scored_volume(result: LoadedResult | None) -> ScoredVolume | None:

@@ -175,13 +175,13 @@ def _phantom(options: argparse.Namespace) -> None:
 
 def _add_training(commands) -> None:
     train = commands.add_parser("train", help="train a network from a data folder")
-    train.add_argument("kind", choices=("score", "segmentation", "regions", "body-composition"))
+    train.add_argument("kind", choices=("score", "segmentation", "regions", "body-composition", "vertebrae"))
     train.add_argument("config", type=Path, help="YAML file, or the name of one that ships with the program")
     train.add_argument("--work", type=Path, default=Path("training"), help="folder for caches, checkpoints and weights")
     train.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
     train.set_defaults(action=_train)
     bundle = commands.add_parser("bundle", help="make a bundle of a trained network, measured on validation cases")
-    bundle.add_argument("kind", choices=("score", "segmentation", "body-composition"))
+    bundle.add_argument("kind", choices=("score", "segmentation", "body-composition", "vertebrae"))
     bundle.add_argument("config", type=Path)
     bundle.add_argument("--work", type=Path, default=Path("training"))
     bundle.set_defaults(action=_make_bundle)
@@ -194,16 +194,21 @@ def _add_training(commands) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from bpr.training import commands
+    from bpr.training import commands, processes
 
     if options.kind == "regions":
         print(commands.train_regions(options.config))
         return
     if options.kind == "body-composition":
         from bpr.body_composition.train_commands import train_composition as run
+    elif options.kind == "vertebrae":
+        from bpr.body_composition.spine_commands import train_vertebrae as run
     else:
         run = commands.train_score if options.kind == "score" else commands.train_segmentation
-    print(run(options.config, options.work, options.resume))
+    with processes.joined():
+        folder = run(options.config, options.work, options.resume)
+        if processes.rank() == 0:
+            print(folder)
 
 
 def _make_bundle(options: argparse.Namespace) -> None:
@@ -211,6 +216,8 @@ def _make_bundle(options: argparse.Namespace) -> None:
 
     if options.kind == "body-composition":
         from bpr.body_composition.train_commands import package_composition as package
+    elif options.kind == "vertebrae":
+        from bpr.body_composition.spine_commands import package_vertebrae as package
     else:
         package = package_score if options.kind == "score" else package_segmentation
     print(package(options.config, options.work).folder)

@@ -13,7 +13,6 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -249,22 +248,22 @@ def _bundle_for(slot: str, bundles):
 
 
 def _write(request: JobRequest, result, folder: Path, scene, progress: Progress):
-    """Write all products into the folder; the scene is built from what is there by then, while the report is drawn."""
-    from bpr.results.files import write_regions, write_scores, write_segmentation
+    """Write all products into the folder; the scene, which shows no crops, is built while those and the report are."""
+    from bpr.results.files import write_crops, write_regions, write_scores, write_segmentation
     from bpr.results.folder import check_space
 
     progress.stage("writing")
     voxels = result.volume.image.GetNumberOfPixels()
     check_space(folder, voxels * 4 + 20 * 2**20)
     write_scores(result, folder)
-    with ThreadPoolExecutor(1) as beside:  # compressing leaves the other threads alone
-        segmentation = beside.submit(write_segmentation, result, folder) if result.segmentation is not None else None
-        if "regions" in request.produce:
-            result = replace(result, regions=write_regions(result, folder))
-        if segmentation:
-            segmentation.result()
+    if "regions" in request.produce:
+        result = replace(result, regions=write_regions(result, folder))
+    if result.segmentation is not None:
+        write_segmentation(result, folder)
     if scene:
         scene.write(folder)
+    if "regions" in request.produce:
+        write_crops(result, folder)
     if "report" in request.produce:
         from bpr.compute.memory import peak_mb
         from bpr.results.pictures import write_pictures

@@ -54,6 +54,11 @@ class Bundle:
         return facts
 
     @property
+    def can_learn(self) -> bool:
+        """Whether corrected cases can fine-tune it: a segmentation network of the common label table."""
+        return self.role in ("region", "baseline")
+
+    @property
     def version(self) -> str:
         """Version of the bundle."""
         return str(self.metadata.get("version", "?"))

@@ -40,21 +40,24 @@ def print_result(result: RunResult) -> None:
     """Coverage, regions, organs with volumes, device and engine, seconds, peak memory, and where the results lie."""
     console = Console(highlight=False)
     curve = result.curve
-    first, last = curve.verdict.coverage
-    reach = f"from {first} to {last}" if first else "no known landmark"
-    console.print(
-        f"[bold]{result.volume.name}[/]: {len(curve.z_mm)} slices, scores "
-        f"{curve.cleaned.min():.0f} to {curve.cleaned.max():.0f} ({reach}), {curve.verdict.quality}"
-    )
+    if curve:
+        first, last = curve.verdict.coverage
+        reach = f"from {first} to {last}" if first else "no known landmark"
+        console.print(
+            f"[bold]{result.volume.name}[/]: {len(curve.z_mm)} slices, scores "
+            f"{curve.cleaned.min():.0f} to {curve.cleaned.max():.0f} ({reach}), {curve.verdict.quality}"
+        )
     for region in result.regions:
         low, high = region.z_range_mm
         console.print(f"  region {region.name}: {low:.0f} to {high:.0f} mm, {region.complete:.0%} of its core")
     if result.segments:
-        table = Table("organ", "ml", "mean HU", "remarks")
+        table = Table("organ", "ml", "mean HU" if curve else "mean intensity", "remarks")
         for segment in result.segments:
             remarks = ["cut by the scan's edge"] if segment.at_edge else []
             remarks += ["doubtful"] if segment.doubt > DOUBTFUL else []
-            table.add_row(segment.name, f"{segment.volume_ml:.0f}", f"{segment.mean_hu:.0f}", ", ".join(remarks))
+            table.add_row(
+                segment.name, f"{segment.volume_ml:.{0 if curve else 2}f}", f"{segment.mean_hu:.0f}", ", ".join(remarks)
+            )
         console.print(table)
     for notice in all_notices(result):
         console.print(f"  [yellow]note[/] {notice.message}")

@@ -90,7 +90,7 @@ class ProjectSection:
         bundles = []
         for bundle in list_bundles():
             try:
-                if bundle.role != "score":
+                if bundle.can_learn:
                     bundles.append(bundle.name)
             except BPRError:
                 continue

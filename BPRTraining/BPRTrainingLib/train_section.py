@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import qt
 from slicer.i18n import tr as _
@@ -24,6 +25,7 @@ class TrainSection:
         """``device`` gives the chosen device's word."""
         self._ui, self._projects, self._run, self._device = ui, projects, run, device
         self._organs: list[str] = []
+        self._others: list[str] = []  # folders of the projects that can be learned together with
         self._old: float | None = None
         self._asked = ""
         self._deviceName = ""
@@ -40,6 +42,7 @@ class TrainSection:
         settings = project.settings() if project else {}
         self._ui.budgetSpinBox.value = int(settings.get("budget_min", 10))
         self._fillOrgans(settings.get("organs", []))
+        self._fillOthers(settings.get("together", ""))
         self._ui.messageLabel.text = self._ui.gapLabel.text = self._ui.stageLabel.text = ""
         self._ui.curvesLabel.setPixmap(qt.QPixmap())
         if project:
@@ -97,6 +100,15 @@ class TrainSection:
         for row, organ in enumerate(organs if chosen is not None else ()):
             self._ui.trainOrgansList.item(row).setSelected(organ in chosen)
 
+    def _fillOthers(self, chosen: str) -> None:
+        project, combo = self._projects.project, self._ui.togetherComboBox
+        self._others = ["", *map(str, project.beside())] if project else [""]
+        combo.clear()
+        combo.addItem(_("nothing else"))
+        for folder in self._others[1:]:
+            combo.addItem(Path(folder).name)
+        combo.currentIndex = self._others.index(chosen) if chosen in self._others else 0
+
     def onBudget(self, minutes: int) -> None:
         """Keep the budget in the project."""
         if self._projects.project and minutes != self._projects.project.settings().get("budget_min"):
@@ -107,8 +119,9 @@ class TrainSection:
     def onStart(self, checked: bool = False) -> None:
         """Train with the present choices."""
         organs = chosen_organs(self._ui.trainOrgansList, self._organs)
-        self._projects.project.change(organs=list(organs))
-        arguments = ["--budget", f"{self._ui.budgetSpinBox.value}m"]
+        together = self._others[self._ui.togetherComboBox.currentIndex]
+        self._projects.project.change(organs=list(organs), together=together)
+        arguments = ["--budget", f"{self._ui.budgetSpinBox.value}m", *(["--together", together] if together else [])]
         self._start(arguments + (["--organs", ",".join(organs)] if organs else []))
 
     def onResume(self, checked: bool = False) -> None:

@@ -134,6 +134,22 @@ def test_without_dask_the_scans_run_one_after_another_and_it_says_so(tmp_path, s
     assert "needs the package distributed" in capfd.readouterr().out
 
 
+def test_margin_and_tile_are_options_of_the_batch_and_json_needs_no_rich(tmp_path, scans, capfd):
+    """What the panel of Slicer can choose, the command line can; a resume with another choice is refused."""
+    code = "import sys; sys.modules['rich'] = None; from bpr.cli import main; sys.exit(main(sys.argv[1:]))"
+    few = tmp_path / "few.csv"
+    few.write_text(f"path\n{scans / 'c.nii.gz'}\n", encoding="utf-8")
+    given = [*batch(few, tmp_path / "out", "--workers", "1")[3:], "--margin", "12", "--tile", "48"]
+    done = subprocess.run([sys.executable, "-c", code, *given], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and events(done.stdout)[-1]["states"] == {"failed": 1}, done.stderr
+    asked = json.loads((tmp_path / "out" / "batch.json").read_text(encoding="utf-8"))
+    assert (asked["margin_mm"], asked["tile"]) == (12.0, 48)
+    for option, value, words in (("--tile", "64", "other options (tile)"), ("--tile", "47", "A tile of 47 voxels"),
+                                 ("--margin", "-1", "A margin of -1")):  # fmt: skip
+        assert main([*given, option, value]) == 2
+        assert words in capfd.readouterr().out
+
+
 def test_a_fault_of_one_scan_is_a_row_with_its_traceback(tmp_path, scans, monkeypatch):
     monkeypatch.setattr("bpr.batch.run.has_dask", lambda: False)
     monkeypatch.setattr("bpr.results.files.write_scores", lambda *a: 1 / 0)

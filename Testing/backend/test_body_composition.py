@@ -24,7 +24,6 @@ from bpr.body_composition.slices import (
     network_grid,
     onto_grid,
 )
-from bpr.body_composition.spine import LEAST_FIT, best_pattern
 from bpr.body_composition.tissues import COMPARTMENTS, TISSUES, tissue_labels
 from bpr.cli import main
 from bpr.errors import InputError
@@ -85,30 +84,6 @@ def test_a_slab_holds_its_slices_and_at_least_the_nearest():
     assert slab(heights, 8, 22) == [2, 1]
     assert slab(heights, 13, 14) == [2]
     assert slab(np.arange(0, 50, 1.0), 10, 20, step_mm=5) == [10, 15, 20]
-
-
-def spine(middle: float, period: float, step: float) -> tuple[np.ndarray, np.ndarray]:
-    """Density along a spine whose vertebrae's middles lie every ``period`` mm, one of them at ``middle``."""
-    z = np.arange(middle - 70.3, middle + 70, step)
-    distance = np.abs((z - middle) / period - np.rint((z - middle) / period))
-    noise = np.random.default_rng(0).normal(0, 8, len(z))
-    return z, np.where(distance > 0.43, 85, np.where(distance > 0.3, 230, 150)) + noise
-
-
-@pytest.mark.parametrize("step", [2.0, 5.0])
-@pytest.mark.parametrize("off", [-11.0, 0.0, 9.0])
-def test_the_level_moves_to_the_middle_of_a_vertebra(step, off):
-    z, hu = spine(200.0, 33.0, step)
-    found = best_pattern(z, hu, 200.0 + off)
-    assert found.fit > LEAST_FIT and found.z_mm == pytest.approx(200.0, abs=3.0)
-    assert found.chance > (0.9 if off == 0 else 0.6)
-
-
-def test_a_guess_between_two_vertebrae_is_said_to_be_unsure_and_noise_shows_no_pattern():
-    z, hu = spine(200.0, 33.0, 2.5)
-    assert best_pattern(z, hu, 216.0).chance < 0.6
-    assert best_pattern(z, np.random.default_rng(1).normal(150, 10, len(z)), 200.0).fit < LEAST_FIT
-    assert best_pattern(z[:5], hu[:5], z[2]) is None
 
 
 def test_tissues_are_compartment_and_hu():
@@ -204,7 +179,7 @@ def test_contrast_in_the_vessels_is_said():
 
 @pytest.mark.parametrize("change, code", [({"low": 210.0}, "level_outside"), ({"quality": "refused"}, "scan_doubtful")])
 def test_what_cannot_be_found_is_not_measured(change, code):
-    found = measure_composition(None, curve(**change), None, CompositionRequest())
+    found = measure_composition(None, curve(**change), None, None, CompositionRequest())
     assert found.state == "not measured" and found.slices == [] and [n.code for n in found.notices] == [code]
 
 
@@ -273,12 +248,12 @@ def test_real_slices_are_labeled_nearly_as_people_did(shared_data):
     """Slices of people whose scans taught the shipped bundle nothing."""
     pytest.importorskip("torch", reason="reading the labeled slices needs the training extra")
     from bpr.body_composition.evaluation import estimates, score_slices
-    from bpr.body_composition.job import body_composition_bundle
+    from bpr.body_composition.job import ROLE, composition_bundles
     from bpr.body_composition.training import load_slices
     from bpr.compute.engines import open_engine
 
     slices = [s for s in load_slices(shared_data) if s.case in ("rad1211_10_AP", "rad1720_31_EQP")]
-    predict = open_engine().predictor(body_composition_bundle([]))
+    predict = open_engine().predictor(composition_bundles([])[ROLE])
     scores = score_slices(slices, lambda hu, spacing: slice_tissues(hu, spacing, predict)[0])
     assert estimates(scores, "skeletal_muscle")["Dice"].mean > 0.88
     assert estimates(scores, "subcutaneous_fat")["Dice"].mean > 0.85

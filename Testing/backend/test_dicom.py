@@ -371,3 +371,15 @@ def test_real_transfer_syntaxes_give_the_same_pixels(shared_data, tmp_path):
         volumes.append(voxels(read_volume(folder).image))
     assert len(volumes) == 6
     assert all(np.array_equal(volume, volumes[0]) for volume in volumes)
+
+
+def test_a_damaged_kind_of_value_is_one_unreadable_file(tmp_path):
+    """pydicom decodes an element when it is asked for, long after the file was opened."""
+    folder = write_series(tmp_path / "ct", trunk_array())
+    damaged = sorted(folder.iterdir())[3]
+    damaged.write_bytes(damaged.read_bytes().replace(b"\x08\x00\x60\x00CS", b"\x08\x00\x60\x00C["))
+    assert "files_skipped" in codes(read_volume(folder))
+    for path in folder.iterdir():
+        path.write_bytes(path.read_bytes().replace(b"\x08\x00\x60\x00CS", b"\x08\x00\x60\x00C["))
+    with pytest.raises(InputError):
+        read_volume(folder)

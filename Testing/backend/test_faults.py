@@ -61,7 +61,10 @@ def test_a_good_bundle_is_still_taken(tmp_path, monkeypatch):
     assert (tmp_path / "models" / "gift" / "models" / "model.onnx").is_file()
 
 
-@pytest.mark.parametrize("job", [j for j in faults.JOBS if "labels" not in j.name], ids=lambda job: job.name)
+QUICK_JOBS = [job for job in faults.JOBS if job.name in ("main job", "batch")]
+
+
+@pytest.mark.parametrize("job", QUICK_JOBS, ids=lambda job: job.name)
 @pytest.mark.parametrize("mode", fault_runs.MODES)
 def test_failing_file_operations(job, mode, shim, scratch):
     """An early and a late operation fail; the study lets all of them fail in turn."""
@@ -73,6 +76,22 @@ def test_failing_file_operations(job, mode, shim, scratch):
             outcome = forge.run(job.arguments(root), log, root, fault_runs.MODES[mode], n)
             assert outcome.code == -9 or outcome.counted >= n, "the fault did not strike"
             assert job.verify(root, outcome) == "", n
+
+
+def test_a_fine_tuning_that_fails_leaves_its_project_whole(shim, scratch):
+    """A full disk early and a kill in the middle; then the same training goes well."""
+    pytest.importorskip("monai", reason="fine-tuning needs torch and monai, which this environment leaves out")
+    job = next(job for job in faults.JOBS if job.name == "fine-tuning")
+    root, log = scratch / "tuning", fault_runs.fresh(scratch / "log")
+    job.prepare(root)
+    with fault_runs.Forge(shim, job.preload) as forge:
+        for mode, n, code in (("disk full", 3, 2), ("killed", 20, -9), ("disk full", 10**6, 0)):
+            job.prepare(root)
+            outcome = forge.run(job.arguments(root), log, root, fault_runs.MODES[mode], n)
+            assert outcome.code == code, (mode, outcome.stderr[-300:])
+            assert job.verify(root, outcome) == "", mode
+    (root / "project" / "cases" / "case001" / "more").write_text("not there before")
+    assert job.verify(root, outcome) == "cases is damaged"
 
 
 def test_the_harness_finds_a_lost_result(shim, scratch):

@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 from volume_samples import ORIGIN, SPACING, trunk
 
-from bpr.volume import canonical, same_geometry, slice_axis, slice_heights
+from bpr.volume import canonical, canonical_array, same_geometry, slice_axis, slice_heights
 from bpr.volume.geometry import orthogonalize
 
 STORAGES = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))
@@ -170,3 +170,13 @@ def test_orthogonalize_keeps_places_of_a_sheared_image():
     assert inside.mean() > 0.6
     assert np.quantile(np.abs(array - truth)[inside], 0.95) < 3
     assert orthogonalize(trunk()).GetSize() == trunk().GetSize()
+
+
+@pytest.mark.parametrize("angle", (0.0, 0.3))
+def test_limits_cut_and_truncate_what_the_canonical_image_holds(angle: float):
+    image = rotated(trunk(), angle, 0, 0)
+    whole = canonical(image, (3.1, 3.3, 2.9))
+    array, origin = canonical_array(image, (3.1, 3.3, 2.9), limits=(-500, 40))
+    assert array.dtype == np.int16 and origin == pytest.approx(whole.GetOrigin())
+    assert (array == np.clip(sitk.GetArrayFromImage(whole), -500, 40).astype(np.int16)).all()
+    assert array.min() == -500 and array.max() == 40

@@ -40,7 +40,8 @@ def a_copy(tmp_path: Path) -> Path:
 def test_every_shipped_bundle_is_whole_and_has_a_card(own_models):
     bundles = list_bundles()
     assert {bundle.slot for bundle in bundles} == {
-        "score", "baseline", "thorax", "upper abdomen", "lower abdomen", "pelvis", "body_composition"
+        "score", "baseline", "thorax", "upper abdomen", "lower abdomen", "pelvis", "body_composition", "vertebrae",
+        "head and neck"
     }  # fmt: skip
     for bundle in bundles:
         bundle.verify()

@@ -1,4 +1,4 @@
-"""Patches: a rare structure is met as often as a common one, the body's axes turn with the mirror, edges stay unknown."""
+"""Patches: rare structures are met as often as common ones, the body's axes turn with the mirror, edges are unknown."""
 
 from __future__ import annotations
 

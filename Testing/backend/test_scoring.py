@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -10,6 +12,7 @@ from scipy.stats import spearmanr
 from bpr.scoring.fit import clean, fit_line
 from bpr.scoring.inference import BATCH, Scale, curve_from_logits, slice_logits
 from bpr.scoring.scale import to_ruler, to_score
+from bpr.scoring.slices import network_input, slice_stack
 from bpr.scoring.votes import change_point, organ_heights
 from bpr.volume import Volume
 
@@ -120,6 +123,19 @@ def test_an_organ_that_nobody_saw_follows_the_others():
     heights, doubts = organ_heights(z, votes, np.array([150.0, 120.0]), covariance, 15.0)
     assert heights[0] == pytest.approx(190, abs=6)
     assert 140 < heights[1] < 160 and doubts[0] < doubts[1] < 30
+
+
+def test_making_slices_ready_needs_less_than_half_the_volume_again():
+    image = sitk.GetImageFromArray(np.zeros((100, 512, 512), np.int16))
+    image.SetSpacing((0.84, 0.84, 3.0))
+    tracemalloc.start()
+    try:
+        images = network_input(slice_stack(image, 2.5))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert images.shape == (120, 3, 112, 112)
+    assert peak < 0.5 * image.GetNumberOfPixels() * 2
 
 
 def test_legs_are_not_scored_as_pelvis():

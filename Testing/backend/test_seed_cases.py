@@ -160,6 +160,18 @@ def test_one_thin_marked_slice_teaches_from_its_own_voxels(project, bundle, tmp_
         assert (drawn[group > 0] == LIVER).any() == (marked == 61)
 
 
+def test_a_marked_slice_between_the_planes_of_the_grid_teaches(project, bundle, tmp_path: Path):
+    """Slices of 3 mm and planes of 4 mm: whichever slice is marked, the planes within 2 mm of it learn from it."""
+    image, labels = toy_volume(spacing=(4.0, 4.0, 3.0))
+    sitk.WriteImage(image, str(tmp_path / "ct.nrrd"))
+    sitk.WriteImage(as_image(labels, image), str(tmp_path / "s.nrrd"))
+    for index in (12, 13, 14, 15):
+        case = project.add(tmp_path / "ct.nrrd", tmp_path / "s.nrrd", [Mark(((index, index),))])
+        (part,) = teaching_case(case, bundle, project.folder / "cache").parts
+        planes = np.flatnonzero((part.labels != OUTSIDE).any((1, 2)))
+        assert 1 <= len(planes) <= 2, f"slice {index} lies at {3 * index} mm"
+
+
 def test_an_oblique_scan_keeps_its_marks(project, bundle, tmp_path: Path):
     image, labels = toy_volume()
     turn = sitk.Euler3DTransform((0, 0, 0), 0.2, 0.1, 0.0)

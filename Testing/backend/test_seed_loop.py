@@ -23,6 +23,7 @@ from bpr.seed.marks import Mark  # noqa: E402
 from bpr.seed.memory import blend  # noqa: E402
 from bpr.seed.project import SeedProject  # noqa: E402
 from bpr.seed.propose import propose  # noqa: E402
+from bpr.seed.runs import new_run, withdraw  # noqa: E402
 from bpr.seed.segments import read_drawing  # noqa: E402
 from bpr.seed.suggest import suggest  # noqa: E402
 from bpr.segmentation.labels import structure_by_id  # noqa: E402
@@ -67,6 +68,15 @@ def test_a_proposal_leaves_marked_slices_and_own_segments_alone(project, bundle,
     assert project.case(before.id) == after
 
 
+def test_between_marked_slices_a_proposal_follows_the_corrections(project, bundle, tmp_path: Path):
+    """An untrained network says nothing of worth; six corrected slices say enough."""
+    case = project.add(*write_toy_case(tmp_path / "in"), [Mark(tuple((k, k) for k in range(4, 25, 4)))])
+    truth = toy_volume()[1][4:25]
+    found = drawn(propose(project, case.id, bundle))[4:25]
+    for value in (LIVER, SPLEEN):
+        assert 2 * ((found == value) & (truth == value)).sum() / ((found == value).sum() + (truth == value).sum()) > 0.9
+
+
 def test_a_proposal_fills_a_volume_without_labels(project, bundle, tmp_path: Path):
     volume, _ = write_toy_case(tmp_path / "in")
     case = project.add(volume)
@@ -99,6 +109,16 @@ def test_scanners_are_simulated_reproducibly_and_air_stays_air():
 def test_blending_is_a_line_between_two_models():
     old, new = {"w": torch.zeros(3)}, {"w": torch.ones(3)}
     assert blend(old, new, 1.0)["w"].tolist() == [1, 1, 1] and blend(old, new, 0.25)["w"].tolist() == [0.25] * 3
+
+
+def test_what_a_killed_training_was_writing_is_cleared_away(tmp_path: Path):
+    run = new_run(tmp_path)
+    run.write("plan.json", {})
+    for name in ("checkpoint.pt", "best_4.pt", "checkpoint.partial", "request"):
+        (run.folder / name).write_text("x")
+    (run.folder / "toy_seed1" / "models").mkdir(parents=True)
+    withdraw(run)
+    assert sorted(path.name for path in run.folder.iterdir()) == ["best_4.pt", "checkpoint.pt", "plan.json"]
 
 
 def test_damaged_defaults_mean_the_shipped_models(tmp_path: Path, monkeypatch):

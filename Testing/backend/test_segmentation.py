@@ -8,7 +8,8 @@ import SimpleITK as sitk
 
 from bpr.segmentation.cleanup import kept_parts
 from bpr.segmentation.labels import label_table, structure_by_id, terminology_entry
-from bpr.segmentation.merge import ProbabilityField, border_weight, clean_field, labels_on
+from bpr.segmentation.merge import ProbabilityField, border_weight, clean_field
+from bpr.segmentation.upsampling import labels_on
 from bpr.segmentation.windows import count_tiles, predict_grid, tile_starts
 from bpr.volume import same_geometry
 
@@ -112,7 +113,7 @@ def test_doubt_grows_with_uncertainty():
 
 def test_the_label_table_is_consistent():
     table = label_table()
-    assert len(table) == 22 and [s.value for s in table] == list(range(1, 23))
+    assert [s.value for s in table] == list(range(1, 29))  # 22 of the trunk, 6 more of head and neck
     for structure in table:
         assert kept_parts(np.zeros((2, 2, 2), bool), structure.cleanup, 1.0) is not None
         if structure.partner:
@@ -129,7 +130,7 @@ def test_organs_of_the_sample(sample_result):
 
 
 def test_dice_on_validation_cases(shared_data):
-    """The shipped networks together, on two scans of people who taught nothing: a floor far below the cards' means."""
+    """The shipped networks together, on two scans of people who taught nothing: floors below what the cards say."""
     from bpr.compute.engines import open_engine
     from bpr.evaluation.report import validation_cases
     from bpr.evaluation.segmentation import dice_table, evaluate_segmentation
@@ -140,4 +141,6 @@ def test_dice_on_validation_cases(shared_data):
     regions = [bundle for bundle in bundles.values() if bundle.role == "region"]
     score = (bundles["score"], engine.predictor(bundles["score"]))
     table = dice_table(evaluate_segmentation(regions, score, engine.predictor, cases))
-    assert table["liver"].mean > 0.8 and table["spine"].mean > 0.75
+    floors = {"lung_left": 0.9, "lung_right": 0.9, "liver": 0.85, "heart": 0.85, "spleen": 0.8, "kidney_left": 0.78,
+              "kidney_right": 0.75, "spine": 0.84, "aorta": 0.7, "mean": 0.7}  # fmt: skip
+    assert {name: table[name].mean for name, floor in floors.items() if table[name].mean < floor} == {}

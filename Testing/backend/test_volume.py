@@ -333,3 +333,24 @@ def test_real_scan_reads_as_itk_reads_it(shared_data):
         assert same_geometry(volume.image, reference)
         assert np.array_equal(voxels(volume.image), voxels(reference))
         assert volume.name == name
+
+
+def test_axes_that_are_sheared_into_one_another_are_refused(tmp_path):
+    """A determinant of one is not enough: one axis of length 255 lies along another."""
+    path = saved(trunk(), tmp_path / "a.mha")
+    header, voxels_after = path.read_bytes().split(b"ElementDataFile", 1)
+    header = header.replace(b"TransformMatrix = 1 0 0 0 1 0 0 0 1", b"TransformMatrix = 1 0 0 255 1 0 0 0 1")
+    path.write_bytes(header + b"ElementDataFile" + voxels_after)
+    with pytest.raises(InputError, match="do not span space"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize(
+    "spacing, said", [((2.0, 2.0, 5.0), []), ((4.0, 2.0, 5.0), []), ((9.0, 2.0, 5.0), ["uneven_pixels"])]
+)
+def test_pixels_that_no_scanner_makes_are_remarked_on(tmp_path, spacing, said):
+    image = trunk()
+    image.SetSpacing(spacing)
+    assert codes(read_volume(saved(image, tmp_path / "a.nrrd"))) == said
+    reformatted = sitk.PermuteAxes(image, (0, 2, 1))
+    assert codes(read_volume(saved(reformatted, tmp_path / "b.nrrd"))) == said

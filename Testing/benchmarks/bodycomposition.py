@@ -2,33 +2,31 @@
 
 make study NAME=bodycomposition   (QUICK=1: two candidates, one fold, a few steps; BPR_BODY_WORK keeps what is trained)
 
+ARGS=levels measures alone how L3 is found; the table keeps the rows of the slices then.
+
 Candidates get the same processor seconds, so the larger ones see fewer steps.
 """
 
 from __future__ import annotations
 
-import csv
 import os
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
-from study import QUICK, Row, part, write_study
+from study import QUICK, Row, earlier_rows, part, write_study
 
 from bpr.body_composition.evaluation import TissueScore, estimates, score_slices
-from bpr.body_composition.level import find_level
 from bpr.body_composition.slices import body_of
-from bpr.body_composition.spine import refine_level
 from bpr.body_composition.tissues import FAT_HU, MUSCLE_HU, TISSUES
 from bpr.body_composition.train_commands import cross_validate, fit, labeling, read_config
 from bpr.body_composition.training import LabeledSlice, folds_by_patient, load_slices
 from bpr.compute.engines import open_engine
 from bpr.models import choose_bundles
-from bpr.scoring.inference import score_volume
-from bpr.training.dataset import first_slice_height, trunk_cases
-from bpr.volume import read_volume
+from bpr.training.dataset import first_slice_height
 
 FOLDS = 5
 CANDIDATES = {  # name -> network, steps that take about 30 processor seconds
@@ -90,68 +88,101 @@ def rows_of(name: str, scores: list[TissueScore], goals: bool) -> list[Row]:
     return rows
 
 
-def level_errors(data: Path) -> dict[str, list[tuple[float, float]]]:
-    """Found minus annotated height of L3's middle, mm, by the score curve alone and with the vertebrae's pattern.
+def level_errors(data: Path, work: Path) -> dict[str, dict[str, tuple[float, float]]]:
+    """Found minus annotated height of L3's middle, mm, by the score curve alone and counted.
 
-    Scans that taught the score bundle (open) and scans that did not (restricted) apart.
+    "crossed": every scan by a score network (of the scoring study, under $BPR_WORK) and by a counting network that
+    never saw its patient. "unseen": the shipped bundles on the people who taught neither.
     """
-    engine, bundles = open_engine(), choose_bundles([])
-    score, tissue = (engine.predictor(bundles[slot]) for slot in ("score", "body_composition"))
-    cases = {case.id: case for case in trunk_cases(data)}
-    with open(data / "landmarks.csv", newline="", encoding="utf-8") as file:
-        marks = [row for row in csv.DictReader(file) if row["landmark"] == "l3_center" and row["at_edge"] == "0"]
-    errors: dict[str, list[tuple[float, float]]] = {"open": [], "restricted": []}
-    for row in marks[:3] if QUICK else marks:
-        case = cases[row["volume"]]
-        volume = read_volume(case.path)
-        guess = find_level(score_volume(volume, bundles["score"], score), "L3")
-        refined, pattern = refine_level(volume, guess, tissue)
-        true = float(row["z_mm_from_first_slice"]) + first_slice_height(case.path)
-        errors[case.use].append((guess.z_mm - true, refined.z_mm - true))
-        alone, both, chance = guess.z_mm - true, refined.z_mm - true, pattern and round(pattern.chance, 2)
-        print(
-            f"L3 of {case.id} ({case.use}): {alone:+.1f} mm, with pattern {both:+.1f} mm, chance {chance}", flush=True
-        )
-    return errors
+    from bpr.body_composition.spine_commands import all_spines, curve_by_bundle, folds, level_errors, predictor
+
+    config = read_config(Path("vertebrae.yaml"))
+    if QUICK:
+        config |= {"folds": 2, "schedule": config["schedule"] | {"steps": 3}}
+    spines = all_spines(config, work)
+    spines = [spine for spine in spines if "l3_center" in spine.marks][:6] if QUICK else spines
+    shipped = curve_by_bundle()
+    curve = shipped if QUICK else held_out_curves(data, shipped)
+    crossed: dict[str, tuple[float, float]] = {}
+    for held_out, network in folds(config, spines, work / config["bundle"]):
+        crossed |= level_errors(held_out, curve, predictor(network))
+    bundle = choose_bundles([]).get("vertebrae")
+    unseen = [spine for spine in spines if spine.case.use != "open"]
+    shipped_errors = level_errors(unseen, shipped, open_engine().predictor(bundle)) if bundle else {}
+    return {"crossed": crossed, "unseen": shipped_errors}
 
 
-def level_rows(data: Path) -> list[Row]:
-    """The bar applies to scans that taught the score bundle nothing."""
+def held_out_curves(data: Path, shipped):
+    """Score curves by the scoring study's networks, each scan by the one that never saw its patient."""
+    from scoring import as_volume, folds_of, recipes
+    from scoring_runs import annotated_cases
+
+    from bpr.scoring.inference import curve_from_logits
+    from bpr.training.dataset import landmark_observations
+
+    observations = landmark_observations(data)
+    cases = annotated_cases(data, observations)
+    found = {}
+    for fold in folds_of(recipes()[0], data, cases, observations):
+        for name, seen in fold.predictions.items():
+            found[name] = (fold.scale, seen)
+
+    def curve_of(spine):
+        scale, seen = found[spine.case.id]
+        z_mm = seen.z_mm + first_slice_height(spine.case.path)
+        return curve_from_logits(as_volume(z_mm), z_mm, seen.logits.astype(float), scale)
+
+    return curve_of
+
+
+def level_rows(data: Path, work: Path) -> list[Row]:
+    """The bar applies to the cross-validated figure."""
     rows = []
-    errors = part("bodycomposition_levels", lambda: level_errors(data))
-    for use, who in (("restricted", "scans that taught the score bundle nothing"), ("open", "scans that taught it")):
-        for k, how in enumerate(("score curve alone", "with the vertebrae's pattern")):
-            size = np.abs([pair[k] for pair in errors[use]])
+    errors = part("bodycomposition_levels", lambda: level_errors(data, work))
+    whose = {"crossed": "cross-validated by patient", "unseen": "shipped bundles, people who taught neither"}
+    for key, who in whose.items():
+        for k, how in enumerate(("score curve alone", "counted in pictures of the spine")):
+            size = np.abs([pair[k] for pair in errors[key].values()])
             if not len(size):
                 continue
-            goal = ">= 90" if use == "restricted" and k else ""
             name = f"L3, {who} (n {len(size)}), {how}"
+            goal = ">= 90" if key == "crossed" and k else ""
             rows += [Row(f"{name}: median error", float(np.median(size)), "mm"),
+                     Row(f"{name}: largest error", float(size.max()), "mm"),
                      Row(f"{name}: within 10 mm", 100 * float((size <= LEVEL_GOAL_MM).mean()), "%", goal)]  # fmt: skip
     return rows
 
 
-def main() -> None:
+def tissue_rows(data: Path, work: Path) -> list[Row]:
+    """The baseline, the candidates and the shipped network on the labeled slices."""
+    slices = load_slices(data)
+    folds = folds_by_patient(slices, FOLDS)
+    rows = [Row("labeled slices", len(slices), ""), Row("people", len({s.patient for s in slices}), "")]
+    rows += rows_of("HU threshold in the body wall", score_slices(slices, by_threshold), False)
+    for name, (network, steps) in dict(list(CANDIDATES.items())[:2] if QUICK else CANDIDATES.items()).items():
+        scores, seconds = compare(name, network, 3 if QUICK else steps, folds, work)
+        rows += [Row(f"{name}: seconds of training, all folds", seconds, "s"), *rows_of(name, scores, False)]
+    if not QUICK:
+        config = read_config(Path("body_composition.yaml"))
+        scores = cross_validate(config, slices, work / config["bundle"], resume=True)
+        rows += rows_of("shipped", scores, True)
+    return rows
+
+
+def main(levels_alone: bool) -> None:
     started = time.time()
     root = Path(__file__).resolve().parents[2]
     data = Path(os.environ.get("BPR_SHARED_DATA", root.parent / "shared" / "data"))
-    slices = load_slices(data)
-    folds = folds_by_patient(slices, FOLDS)
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(os.environ.get("BPR_BODY_WORK", scratch))
         work.mkdir(parents=True, exist_ok=True)
-        rows = [Row("labeled slices", len(slices), ""), Row("people", len({s.patient for s in slices}), "")]
-        rows += rows_of("HU threshold in the body wall", score_slices(slices, by_threshold), False)
-        for name, (network, steps) in dict(list(CANDIDATES.items())[:2] if QUICK else CANDIDATES.items()).items():
-            scores, seconds = compare(name, network, 3 if QUICK else steps, folds, work)
-            rows += [Row(f"{name}: seconds of training, all folds", seconds, "s"), *rows_of(name, scores, False)]
-        if not QUICK:
-            config = read_config(Path("body_composition.yaml"))
-            scores = cross_validate(config, slices, work / config["bundle"], resume=True)
-            rows += rows_of("shipped", scores, True)
-    rows += level_rows(data)
+        if levels_alone:
+            rows = [row for row in earlier_rows("bodycomposition") if not row.name.startswith("L3,")]
+        else:
+            rows = tissue_rows(data, work)
+        rows += level_rows(data, work)
     write_study("bodycomposition", rows, started)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:] == ["levels"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import hashlib
 import json
 import os
 import resource
@@ -19,14 +20,17 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 MODES = {"disk full": 1, "no permission": 2, "I/O error": 3, "killed": 4}
-LONGEST_S = 60
+LONGEST_S = 60  # of processor time, so that a busy machine makes nothing look as if it hung
+STUCK_S = 600  # of the clock, for what hangs without working
 HERE = Path(__file__).resolve()
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a child ended: exit code (negative: signal, None: it hung), events, operations counted, seconds, peak MB."""
+    """How a child ended: exit code (negative: signal, None: hung), events, operations, processor seconds, peak MB."""
 
     code: int | None
     events: list[dict]
@@ -52,10 +56,12 @@ def build_shim(folder: Path) -> Path:
 class Forge:
     """The parent process; use as a context manager. ``run`` forks one child at a time."""
 
-    def __init__(self, shim: Path | None = None):
+    def __init__(self, shim: Path | None = None, preload: tuple[str, ...] = ()):
+        """``preload`` names more modules that the parent imports, so that its children need not."""
         environment = os.environ | ({"LD_PRELOAD": str(shim)} if shim else {})
-        self._process = subprocess.Popen([sys.executable, str(HERE)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                         text=True, env=environment)  # fmt: skip
+        command = [sys.executable, str(HERE), *preload]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                                         env=environment)  # fmt: skip
 
     def __enter__(self) -> Forge:
         return self
@@ -68,7 +74,7 @@ class Forge:
         """Run ``bpr`` with these arguments in a child whose n-th operation below ``root`` fails.
 
         Args:
-            arguments: of ``bpr``, or "job" and the job file of ``python -m bpr.job``.
+            arguments: of ``bpr``; or "job" and the job file of ``python -m bpr.job``; or "tune" and a SEED project.
             scratch: an existing folder outside of ``root`` for what the child prints.
         """
         task = {"arguments": arguments, "scratch": str(scratch), "root": str(root or "/nowhere"), "mode": mode, "n": n}
@@ -105,8 +111,8 @@ def _child(task: dict) -> None:
         library.fault_arm(task["root"].encode(), task["mode"], ctypes.c_long(task["n"]))
     code = 99
     try:
-        arguments = task["arguments"]
-        code = job_main(arguments[1:]) if arguments[0] == "job" else main(arguments)
+        kind, *rest = task["arguments"]
+        code = job_main(rest) if kind == "job" else _tuned(*rest) if kind == "tune" else main(task["arguments"])
     finally:
         if armed:
             library.fault_count.restype = ctypes.c_long
@@ -118,10 +124,38 @@ def _child(task: dict) -> None:
         os._exit(code)
 
 
+def tune(project: str, emit) -> None:
+    """A short fine-tuning of a SEED project, as `bpr finetune` does it but for the phantoms."""
+    import torch
+
+    from bpr.seed.finetune import Request, finetune
+    from bpr.seed.memory import Memory
+    from bpr.seed.plan import Recipe
+    from bpr.seed.project import SeedProject
+
+    torch.set_num_threads(1)
+    recipe = Recipe(checks=1, memory=Memory(0, 0, 0))
+    finetune(SeedProject.open(Path(project)), Request(steps=3, memory_cases=False, recipe=recipe), emit)
+
+
+def _tuned(project: str) -> int:
+    """``tune`` with the endings of a command: an exit code, an error event."""
+    from bpr.job import explain, print_event
+
+    try:
+        tune(project, print_event)
+    except BaseException as error:  # noqa: BLE001 - put into words as bpr.cli does
+        code, event = explain(error)
+        print_event(event)
+        return code
+    return 0
+
+
 def _serve() -> None:
     """Answer the tasks that come on standard input, a line each."""
     for name in ("bpr.scoring.inference", "bpr.segmentation.inference", "bpr.results.report", "bpr.results.pictures",
-                 "bpr.batch.run", "bpr.batch.commands", "openvino", "pydicom", "matplotlib.pyplot"):  # fmt: skip
+                 "bpr.batch.run", "bpr.batch.commands", "openvino", "pydicom", "matplotlib.pyplot",
+                 *sys.argv[1:]):  # fmt: skip
         with contextlib.suppress(ImportError):
             __import__(name)
     for line in sys.stdin:
@@ -134,20 +168,31 @@ def _serve() -> None:
         with contextlib.suppress(ProcessLookupError):  # whatever the run left behind
             os.killpg(child, signal.SIGKILL)
         counted = Path(task["scratch"], "counted").read_text() or str(before)
-        answer = {"code": code, "counted": int(counted), "seconds": time.time() - started,
+        answer = {"code": code, "counted": int(counted), "seconds": usage.ru_utime + usage.ru_stime,
                   "peak_mb": usage.ru_maxrss / 1024}  # fmt: skip
         print(json.dumps(answer), flush=True)
 
 
 def _wait(child: int, started: float) -> tuple[int | None, resource.struct_rusage]:
+    """Exit code and use of resources; a child that works or waits for too long is ended, and its code is None."""
+    process, looked = psutil.Process(child), started
     while True:
         found, status, usage = os.wait4(child, os.WNOHANG)
         if found:
             return os.waitstatus_to_exitcode(status), usage
-        if time.time() - started > LONGEST_S:
+        time.sleep(0.005)
+        if time.time() - looked < 1:
+            continue
+        looked = time.time()
+        worked = sum(process.cpu_times()[:2])
+        if worked > LONGEST_S or time.time() - started > STUCK_S:
             os.killpg(child, signal.SIGKILL)
             return None, os.wait4(child, 0)[2]
-        time.sleep(0.005)
+
+
+def sums(folder: Path) -> dict[str, str]:
+    """SHA-256 of all files of a folder by name."""
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()}
 
 
 def fresh(folder: Path) -> Path:

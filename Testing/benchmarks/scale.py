@@ -1,6 +1,10 @@
 """Many scans: throughput with one and two workers, and 500 scans while workers and the scheduler are killed at random.
 
-make study NAME=scale        (QUICK=1: a dozen scans, nothing is stored; BPR_STUDY_WORK keeps parts that are done)
+make study NAME=scale                      (QUICK=1: a dozen scans, nothing is stored)
+make study NAME=scale ARGS=survival        one part alone: survival, costs or throughput
+
+BPR_STUDY_WORK keeps parts that are done, and the scans of a part that was stopped: the same command goes on. Throughput
+means something on a machine with nothing else to do only; the stored table has the parts that were measured.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ import numpy as np
 import psutil
 import SimpleITK as sitk
 from speed import large_ct
-from study import QUICK, Row, part, write_study
+from study import QUICK, Row, is_done, part, write_study
 
 from bpr.batch.table import read_rows
 from bpr.phantom import make_phantom
@@ -90,11 +94,27 @@ class Watch:
         return len(self.seen)
 
 
+class Tally:
+    """Counts that a stopped study goes on with: they lie beside the scans."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self.counts = {"worker kills": 0, "batch kills": 0, "orphans": 0, "again": 0}
+        if path.is_file():
+            self.counts = json.loads(path.read_text(encoding="utf-8"))
+
+    def add(self, name: str, count: int = 1) -> None:
+        """Count, and keep it on disk."""
+        self.counts[name] += count
+        self._path.write_text(json.dumps(self.counts), encoding="utf-8")
+
+
 def survive(inputs: Path, out: Path) -> dict:
     """Kill workers and whole batches with SIGKILL until all is done; the same command resumes each time."""
-    rng, watch = random.Random(1), Watch(out / "scans")
-    kills, ends, orphans, started = 0, 0, 0, time.time()
-    stops = sorted(rng.sample(range(SCANS // 10, SCANS - SCANS // 10), KILLS_OF_ALL))
+    watch, tally, started = Watch(out / "scans"), Tally(out.with_suffix(".tally.json")), time.time()
+    rng = random.Random(1 + sum(tally.counts.values()))
+    stops = sorted(random.Random(1).sample(range(SCANS // 10, SCANS - SCANS // 10), KILLS_OF_ALL))
+    stops = stops[tally.counts["batch kills"] :]
     while time.time() - started < LONGEST_S:
         process = psutil.Popen(command(inputs, out, 2, *FAST), stdout=subprocess.DEVNULL)
         children, next_kill = [], watch.look() + rng.randint(2, 12)
@@ -103,21 +123,22 @@ def survive(inputs: Path, out: Path) -> dict:
             children = workers_of(process) or children
             if stops and done >= stops[0]:
                 stops.pop(0)
-                ends += 1
+                tally.add("batch kills")
                 process.kill()
-            elif kills < KILLS_OF_WORKERS and done >= next_kill and children:
-                kills += 1
+            elif tally.counts["worker kills"] < KILLS_OF_WORKERS and done >= next_kill and children:
+                tally.add("worker kills")
                 next_kill = done + rng.randint(2, 20)  # by progress, not by the clock: a busy machine is slow
                 victim = rng.choice(children)
                 if victim.is_running():
                     victim.send_signal(signal.SIGKILL)
             time.sleep(0.2)
         _, alive = psutil.wait_procs(children, timeout=15)
-        orphans += len(alive)
+        tally.add("orphans", len(alive))
         if process.returncode == 0:
             break
     watch.look()
-    return {"worker kills": kills, "batch kills": ends, "orphans": orphans, "again": watch.again}
+    tally.add("again", watch.again)
+    return tally.counts
 
 
 def memory_drift(out: Path) -> float:
@@ -162,28 +183,24 @@ def throughput(scratch: Path) -> dict[str, float]:
 
 def survival(scratch: Path) -> dict[str, float]:
     """500 scans under random SIGKILL of workers and of whole batches, scheduler included."""
-    make_scans(scratch / "many", SCANS)
-    out = scratch / "survived"
-    found = survive(scratch / "many", out)
+    work = Path(os.environ["BPR_STUDY_WORK"]) if os.environ.get("BPR_STUDY_WORK") else scratch
+    place = work / "scale_many"
+    if not (place / "in").is_dir():
+        place.mkdir(parents=True, exist_ok=True)
+        make_scans(place / "in", SCANS)
+    out = place / "out"
+    found = survive(place / "in", out)
     rows = list(read_rows(out))
     finished = {row["id"] for row in rows if row["state"] in ("done", "doubtful", "refused")}
-    found |= {"rows": len(rows), "finished": len(finished), "half": len(list((out / "scans").glob(".*"))),
-              "drift": memory_drift(out)}  # fmt: skip
-    shutil.rmtree(out)
+    found = found | {"rows": len(rows), "finished": len(finished), "half": len(list((out / "scans").glob(".*"))),
+                     "drift": memory_drift(out)}  # fmt: skip
+    shutil.rmtree(place)
     return found
 
 
-def main() -> None:
-    started = time.time()
-    with tempfile.TemporaryDirectory() as scratch:
-        scratch = Path(scratch)
-        lived = part("scale_survival", lambda: survival(scratch))
-        costs = part("scale_clinical", lambda: clinical(scratch))
-        speed = part("scale_throughput", lambda: throughput(scratch))
-    ratio = 100 * speed["scan, one worker (s)"] / speed["scan, two workers (s)"] / 2
-    study = [
-        *(Row(name, value, "") for name, value in (costs | speed).items()),
-        Row("throughput of two workers / twice one worker", ratio, "%", ">= 90"),
+def survival_rows(lived: dict[str, float]) -> list[Row]:
+    """Every scan one row, none done twice, nothing left over, memory flat."""
+    return [
         Row("scans in the killing run: rows", lived["rows"], "", f">= {SCANS}"),
         Row("scans in the killing run: finished, each once", lived["finished"], "", f">= {SCANS}"),
         Row("workers killed", lived["worker kills"], ""),
@@ -193,8 +210,36 @@ def main() -> None:
         Row("half-written folders left over", lived["half"], "", "<= 0"),
         Row("memory of a scan, end of the run minus start", lived["drift"], "MB", "<= 50"),
     ]
+
+
+def throughput_rows(speed: dict[str, float]) -> list[Row]:
+    """Wall seconds of a scan, and whether a second worker brings what it should."""
+    ratio = 100 * speed["scan, one worker (s)"] / speed["scan, two workers (s)"] / 2
+    rows = [Row(name, value, "") for name, value in speed.items()]
+    return [*rows, Row("throughput of two workers / twice one worker", ratio, "%", ">= 90")]
+
+
+def cost_rows(costs: dict[str, float]) -> list[Row]:
+    """What one clinical scan costs."""
+    return [Row(name, value, "") for name, value in costs.items()]
+
+
+PARTS = {"survival": (survival, survival_rows), "costs": (clinical, cost_rows),
+         "throughput": (throughput, throughput_rows)}  # fmt: skip
+
+
+def main(asked: list[str]) -> None:
+    """Measure the parts that were asked for (all when none is named); the table also has those measured before."""
+    started, study = time.time(), []
+    for name in asked:
+        if name not in PARTS:
+            sys.exit(f"There is no part {name!r}: {', '.join(PARTS)}.")
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, (measure, rows) in PARTS.items():
+            if not asked or name in asked or is_done(f"scale_{name}"):
+                study += rows(part(f"scale_{name}", lambda measure=measure: measure(Path(scratch))))
     write_study("scale", study, started)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -33,10 +33,21 @@ class Row:
         return bool(self.value <= float(bound) if sign == "<=" else self.value >= float(bound))
 
 
+def _kept(name: str) -> Path | None:
+    """Where $BPR_STUDY_WORK keeps a part's values; None without it."""
+    work = os.environ.get("BPR_STUDY_WORK")
+    return Path(work, f"{name.replace('/', '-')}.json") if work else None
+
+
+def is_done(name: str) -> bool:
+    """Whether the values of a part are kept from an earlier run."""
+    kept = _kept(name)
+    return kept is not None and kept.is_file()
+
+
 def part(name: str, run: Callable[[], object]) -> object:
     """What ``run`` returns (plain values), kept in $BPR_STUDY_WORK: a long study goes on where it was stopped."""
-    work = os.environ.get("BPR_STUDY_WORK")
-    done = Path(work, f"{name.replace('/', '-')}.json") if work else None
+    done = _kept(name)
     if done and done.is_file():
         return json.loads(done.read_text(encoding="utf-8"))
     found = run()
@@ -44,6 +55,15 @@ def part(name: str, run: Callable[[], object]) -> object:
         done.parent.mkdir(parents=True, exist_ok=True)
         done.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return found
+
+
+def earlier_rows(name: str) -> list[Row]:
+    """The rows of the stored result, for a study that measures a part of itself anew; none when there is no result."""
+    stored = RESULTS / f"{name}.json"
+    if not stored.is_file():
+        return []
+    found = json.loads(stored.read_text(encoding="utf-8"))["measured"]
+    return [Row(row["name"], row["value"], row["unit"], row["goal"]) for row in found]
 
 
 def write_study(name: str, rows: list[Row], started: float) -> None:

@@ -67,9 +67,8 @@ def setting(name: str, regions: list[str], steps: int, seed: int, local: bool) -
     return shipped | role | {"bundle": name, "use": "all", "stages": [stage], "compile": not QUICK}
 
 
-def networks(fold: int, teach: list[Case], observations, cache: Path):
+def networks(fold: int, teach: list[Case], ruler, observations, cache: Path):
     """Bundles of the fold's arms, and the regions and intervals fitted on its training cases."""
-    _, ruler = training_ruler(data_folder(None), teach)
     cases = load_cases(teach, observations, ruler, cache)
     intervals = fit_regions(teach, observations, ruler)
     regions = {r.name: replace(r, low_score=intervals[r.name][0], high_score=intervals[r.name][1])
@@ -116,7 +115,9 @@ def one_fold(fold: int, cases: list[Case], test: list[str], observations, curve_
     """Train and measure all arms of a fold."""
     teach = [case for case in cases if case.patient not in test]
     held_out = [case for case in cases if case.patient in test][: 1 if QUICK else None]
-    local, baseline, regions, extents = networks(fold, teach, observations, WORK / "cache" / "grids")
+    folder = data_folder(None)
+    _, ruler = training_ruler(folder, [case for case in trunk_cases(folder) if case.patient not in test])
+    local, baseline, regions, extents = networks(fold, teach, ruler, observations, WORK / "cache" / "grids")
     curves = {case.id: curve_of(case) for case in held_out}
 
     def windows(curve) -> dict:

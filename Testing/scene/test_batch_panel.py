@@ -75,10 +75,13 @@ def test_the_dicom_database_gives_ct_series(tmp_path) -> None:
 def test_the_command_line_takes_the_panels_choices(tmp_path) -> None:
     from bpr.cli import build_parser
 
-    request = Request(("scores", "segmentation"), ("thorax",), ("liver", "heart"), ("mine",), "cpu", "torch", 4.0)
+    request = Request(
+        ("scores", "segmentation"), ("thorax",), ("liver", "heart"), ("mine",), "cpu", "torch", 4.0, 12.0, 48
+    )
     options = build_parser().parse_args(batch_arguments(tmp_path / "cases.csv", tmp_path / "results", request))
     assert (options.regions, options.organs, options.bundle) == (["thorax"], ["liver", "heart"], ["mine"])
     assert (options.device, options.engine, options.step, options.only) == ("cpu", "torch", 4.0, "segmentation")
+    assert (options.margin, options.tile) == (12.0, 48)
     plain = build_parser().parse_args(batch_arguments(tmp_path / "cases.csv", tmp_path, Request()))
     assert plain.only is None and plain.regions is None and plain.organs is None
 

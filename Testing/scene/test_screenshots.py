@@ -33,8 +33,9 @@ def test_all_pictures_are_drawn_and_the_coronal_one_is_colored_by_score(tmp_path
         assert max(abs(a - b) for a, b in zip(seen, expected, strict=True)) < 12, (share, seen, expected)
 
     pytest.importorskip("PySide6.QtUiTools", reason="PySide6 is not installed")
-    states = ("ready", "choices", "models", "running", "error", "results", "batch")
-    views = ("coronal_scores", "score_plot", "axial_segments", "coronal_segments", "segmentation_3d", "window")
+    states = ("ready", "choices", "models", "running", "error", "results", "batch", "composition")
+    views = ("coronal_scores", "score_plot", "axial_segments", "coronal_segments", "segmentation_3d", "window",
+             "axial_composition")  # fmt: skip
     for name in (*(f"panel_{state}" for state in states), *views):
         drawn = sitk.GetArrayViewFromImage(sitk.ReadImage(str(tmp_path / "out" / f"{name}.png")))
         assert min(drawn.shape[:2]) > 300 and drawn.std() > 0.3, name

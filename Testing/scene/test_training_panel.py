@@ -244,6 +244,20 @@ def test_training_shows_curves_and_its_result_is_used_and_taken_back(panel, proj
     assert (project.folder / "model.zip").is_file() and "Written" in ui.resultMessageLabel.text
 
 
+def test_learning_together_with_another_project_is_one_choice(panel, project, tmp_path) -> None:
+    other = SeedProject.create(tmp_path / "elsewhere", "bpr_upper_abdomen")
+    ui = opened(panel, project)
+    assert [ui.togetherComboBox.itemText(k) for k in range(2)] == ["nothing else", "elsewhere"]
+    asked, launch = [], panel._control._launch
+    panel._control._launch = lambda arguments: asked.append(list(arguments)) or launch(arguments)
+    ui.togetherComboBox.currentIndex = 1
+    ui.startButton.click()
+    (training,) = [arguments for arguments in asked if arguments[0] == "finetune"]
+    assert training[training.index("--together") + 1] == str(other.folder)
+    assert project.settings()["together"] == str(other.folder), "the next opening offers it again"
+    picture(panel, "6_together")
+
+
 def test_a_model_that_forgot_is_used_only_after_a_question(panel, project, monkeypatch) -> None:
     ui = opened(panel, project, "forgot")
     ui.startButton.click()

@@ -27,6 +27,9 @@ def add_batch(commands, only: dict[str, tuple[str, ...]]) -> None:
     batch.add_argument("--device", default="auto")
     batch.add_argument("--engine", default="auto")
     batch.add_argument("--step", type=float, default=2.5, metavar="MM")
+    batch.add_argument("--margin", type=float, default=0.0, metavar="MM", help="added to both ends of each region")
+    batch.add_argument("--tile", type=int, default=0, metavar="VOXELS", help="longest edge of what a network sees "
+                       "at once (default: as trained); smaller needs less memory")  # fmt: skip
     batch.add_argument("--scene", action="store_true", help="also write scene.mrb for each scan")
     batch.add_argument("--no-report", action="store_true", help="leave out each scan's report: a second less per scan")
     batch.add_argument("--body-composition", action="store_true", help="also measure muscle and fat at L3")
@@ -43,23 +46,30 @@ def _batch(options: argparse.Namespace, only: dict[str, tuple[str, ...]]) -> int
     from bpr.batch.inputs import find_scans
     from bpr.batch.run import run_batch
     from bpr.batch.scan import Plan
-    from bpr.terminal import ProgressBar
 
     produce = only[options.only] if options.only else PRODUCTS
     dropped = {"scene"} - ({"scene"} if options.scene else set()) | ({"report"} if options.no_report else set())
     workers = None if options.scheduler else _workers(options)
     threads = workers.threads if workers else 1  # on a cluster: one core for each thread of a Dask worker
     request = JobRequest("", "", tuple(p for p in produce if p not in dropped), options.regions, options.organs,
-                         options.bundle, options.device, options.engine, options.step, threads=threads)  # fmt: skip
+                         options.bundle, options.device, options.engine, options.step, options.margin, threads,
+                         options.tile)  # fmt: skip
     request.check()
     scans, notices = find_scans(options.input, options.out)
     plan = Plan(request, os.path.abspath(options.out), options.body_composition)
-    with contextlib.nullcontext() if options.json else ProgressBar() as bar:
+    with contextlib.nullcontext() if options.json else _progress_bar() as bar:
         say = print_event if options.json else lambda event: _show(event, bar)
         for notice in notices:
             say({"event": "warning", "code": notice.code, "message": notice.message})
         run_batch(scans, plan, workers, options.scheduler, options.retry_failed, say)
     return 0
+
+
+def _progress_bar():
+    """Imported here, so that a batch that prints JSON needs no rich."""
+    from bpr.terminal import ProgressBar
+
+    return ProgressBar()
 
 
 def _workers(options: argparse.Namespace):

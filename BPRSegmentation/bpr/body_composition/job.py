@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from bpr.body_composition.counting import Predictor, Spine, find_counted_level
 from bpr.body_composition.doubts import REMARKS, level_notices, slice_notices
 from bpr.body_composition.level import Level, find_level, slab
 from bpr.body_composition.measure import TissueFound, find_compartments, measure
 from bpr.body_composition.slices import AxialSlice, axial_slice
-from bpr.body_composition.spine import refine_level
+from bpr.body_composition.spine import spine_pictures
 from bpr.body_composition.tissues import TISSUES, tissue_labels
 from bpr.errors import InputError, Notice
 from bpr.scoring.curve import ScoreCurve
 from bpr.volume import Volume, slice_heights
 
-ROLE = "body_composition"
+ROLE, VERTEBRAE = "body_composition", "vertebrae"
 SLAB_MM = 10.0  # thickness of the slab at a level
 LEAST_CHANCE = 0.75  # that the vertebra is the one meant
 STEP_MM = 5.0  # between two levels every slice counts, but not more often than this
 SLICE_TOLERANCE_MM = 5.0
+COUNTED_BEYOND_MM = 30.0  # a level that the curve puts this far outside of the scan is not looked for in it
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Composition:
     range_cm2: tuple[float, float] | None = None
     volume_cm3: dict[str, float] | None = None
     muscle_index: float | None = None
-    chance: float | None = None  # that the vertebra found is the one meant; None: no vertebra showed
+    chance: float | None = None  # that the vertebra found is the one meant; None: vertebrae were not counted
 
     @property
     def central(self) -> SliceFound:
@@ -89,30 +90,28 @@ class Composition:
 
 
 def measure_composition(
-    volume: Volume, curve: ScoreCurve, predict: Callable[[np.ndarray], np.ndarray], request: CompositionRequest
+    volume: Volume, curve: ScoreCurve, predict: Predictor, count: Predictor | None, request: CompositionRequest
 ) -> Composition:
     """Find the level or span and measure its slices.
 
     Args:
         predict: the body-composition bundle's predictor, (1, channels, 192, 256) to logits.
+        count: the vertebrae bundle's predictor, see bpr.body_composition.counting; None takes the curve's heights.
 
     Raises:
         InputError: a level that does not exist.
     """
     request.check()
-    upper, lower = (find_level(curve, name or request.level) for name in (request.upper, request.lower))
     trusted = curve.verdict.quality != "refused" and curve.verdict.slice_order != "reversed"
-    pattern = None
-    if trusted:
-        upper, pattern = refine_level(volume, upper, predict)
-        lower = refine_level(volume, lower, predict)[0] if request.upper else upper
+    names = [name or request.level for name in (request.upper, request.lower)]
+    (upper, lower), spine = _levels(volume, curve, count if trusted else None, names)
     span = (upper, lower) if request.upper else None
     level = upper if span is None else Level(f"{upper.name} to {lower.name}", (upper.z_mm + lower.z_mm) / 2,
                                              float(np.hypot(upper.sd_mm, lower.sd_mm) / 2), "inside")  # fmt: skip
     notices = [notice for one in (span or (level,)) for notice in level_notices(one)]
-    if pattern is not None and not span and pattern.chance < LEAST_CHANCE:
-        notices.append(Notice("level_ambiguous", f"The slice shows the middle of a vertebra, but it may be the one "
-                              f"above or below {level.name}: check the level."))  # fmt: skip
+    if spine is not None and spine.chance < LEAST_CHANCE:
+        notices.append(Notice("level_ambiguous", f"The vertebra may be the one above or below {level.name}: check the "
+                              f"level."))  # fmt: skip
     if not trusted:
         notices = [Notice("scan_doubtful", "The scores of this scan cannot be trusted, so no level was measured.")]
     if any(notice.code in ("level_outside", "scan_doubtful") for notice in notices):
@@ -132,7 +131,20 @@ def measure_composition(
     state = "measured" if all(notice.code in REMARKS for notice in notices) else "doubtful"
     tissues = _means(slices)
     return Composition(level, span, state, slices, tissues, notices, _range(tissues, ends), _volumes(tissues, span),
-                       _index(tissues, request), pattern and round(pattern.chance, 2))  # fmt: skip
+                       _index(tissues, request), spine and round(spine.chance, 2))  # fmt: skip
+
+
+def _levels(
+    volume: Volume, curve: ScoreCurve, count: Predictor | None, names: list[str]
+) -> tuple[list[Level], Spine | None]:
+    """The levels of these names by the curve, or counted in pictures of the spine."""
+    guesses = [find_level(curve, name) for name in names]
+    beyond = max(max(curve.z_mm.min() - guess.z_mm, guess.z_mm - curve.z_mm.max()) for guess in guesses)
+    if count is None or beyond > COUNTED_BEYOND_MM:
+        return guesses, None
+    pictures = spine_pictures(volume.image, curve.quarter_turns)
+    counted = {name: find_counted_level(pictures, curve, name, count) for name in dict.fromkeys(names)}
+    return [counted[name][0] for name in names], counted[names[0]][1]
 
 
 def _slice(volume: Volume, index: int, z_mm: float, predict, remarks: list[Notice]) -> SliceFound:
@@ -200,21 +212,26 @@ def facts(found: Composition) -> dict:
     }  # fmt: skip
 
 
-def body_composition_bundle(names: list[str]):
-    """The bundle that measures: the shipped one, or one of these names. Raises InputError when none is installed."""
+def composition_bundles(names: list[str]) -> dict:
+    """By role the bundles that count vertebrae (may be missing) and measure: the shipped ones, or those of these names.
+
+    Raises:
+        InputError: nothing that measures is installed.
+    """
     from bpr.models import choose_bundles
 
     bundles = choose_bundles(names)
     if ROLE not in bundles:
         raise InputError("No model for body composition is installed.", "Install one with: bpr models import FILE.")
-    return bundles[ROLE]
+    return {role: bundles[role] for role in (ROLE, VERTEBRAE) if role in bundles}
 
 
 def add_to_result(result, folder: Path, engine) -> dict:
     """Measure L3 of a main run and write the files beside the others; the entry for ``result.json``."""
     from bpr.body_composition.files import write_composition
 
-    predict = engine.predictor(body_composition_bundle([]))
-    found = measure_composition(result.volume, result.curve, predict, CompositionRequest())
+    predict = {role: engine.predictor(bundle) for role, bundle in composition_bundles([]).items()}
+    request = CompositionRequest()
+    found = measure_composition(result.volume, result.curve, predict[ROLE], predict.get(VERTEBRAE), request)
     write_composition(found, result.volume, folder)
     return {ROLE: facts(found)}

@@ -10,9 +10,10 @@ from bpr import __version__
 from bpr.body_composition.files import write_composition
 from bpr.body_composition.job import (
     ROLE,
+    VERTEBRAE,
     Composition,
     CompositionRequest,
-    body_composition_bundle,
+    composition_bundles,
     facts,
     measure_composition,
 )
@@ -36,7 +37,7 @@ def run_body_composition(options: argparse.Namespace, emit) -> Composition:
     """
     request = CompositionRequest(options.level, options.upper, options.lower, options.height, options.slab)
     request.check()
-    bundle, bundles = body_composition_bundle(options.bundle), choose_bundles(options.bundle)
+    own, bundles = composition_bundles(options.bundle), choose_bundles(options.bundle)
     if "score" not in bundles:
         raise InputError("No model for 'score' is installed.", "Install one with: bpr models import FILE.")
 
@@ -52,13 +53,14 @@ def run_body_composition(options: argparse.Namespace, emit) -> Composition:
         stage("scoring")
         curve = score_volume(volume, bundles["score"], engine.predictor(bundles["score"]))
         stage("measuring")
-        found = measure_composition(volume, curve, engine.predictor(bundle), request)
+        predict = {role: engine.predictor(bundle) for role, bundle in own.items()}
+        found = measure_composition(volume, curve, predict[ROLE], predict.get(VERTEBRAE), request)
         stage("writing")
         write_composition(found, volume, folder)
         notices = [*volume.notices, *curve.verdict.notices, *found.notices]
         for notice in notices:
             emit({"event": "warning", "code": notice.code, "message": notice.message})
-        used = {slot: f"{b.name} {b.version}" for slot, b in (("score", bundles["score"]), (ROLE, bundle))}
+        used = {slot: f"{b.name} {b.version}" for slot, b in ({"score": bundles["score"]} | own).items()}
         content = {"version": __version__, "volume": {"name": volume.name, "source": volume.source},
                    "verdict": asdict(curve.verdict), "request": asdict(request), ROLE: facts(found),
                    "notices": [asdict(notice) for notice in notices], "engine": engine.name, "device": engine.device,

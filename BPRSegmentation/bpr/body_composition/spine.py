@@ -1,135 +1,110 @@
-"""From the score curve's guess to the middle of a vertebra: discs and endplates in the density along the spine.
+"""The spine in two pictures: from the front and from the side, a row for each height, as a person counts vertebrae.
 
-The score curve places L3 to about 12 mm, a third of a vertebra, so its slice may lie in a disc, with another area of
-muscle. Along the axis of the vertebral bodies the density drops in each disc and rises in the endplates beside it: this
-pattern of period 28 to 40 mm says where the middles are, and the guess says which of them is meant.
+Both are taken along the spine's own line, so that ribs, pelvis, discs and the sacrum's angle lie at the same place in
+every scan. Line and pictures are plain image analysis.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
+import SimpleITK as sitk
 from scipy import ndimage
 
-from bpr.body_composition.level import Level, place_of
-from bpr.body_composition.measure import find_compartments
-from bpr.body_composition.slices import AxialSlice, axial_slice
-from bpr.body_composition.tissues import COMPARTMENTS
-from bpr.volume import Volume, slice_heights
+from bpr.scoring.slices import AIR_HU, slice_stack
 
-GUESS_SD_MM = 12.0  # of the score curve's L3 on scans that taught it nothing
-REACH_MM, SEARCH_MM, STEP_MM = 65.0, 25.0, 2.4
-PERIODS_MM = np.arange(28.0, 41.0)
-USUAL_PERIOD_MM, PERIOD_SD_MM = 34.0, 7.3
-PERIODS_SEEN = 1.5  # to either side of the middle
-FEWEST_SLICES = 8
-BODY_DEPTH_MM, BODY_RADIUS_MM = 15.0, 13.0  # behind the vertebra's front edge
-HIGHEST_HU = 400
-WEIGHT = 6.0  # log likelihood of a perfect pattern
-LEAST_FIT = 0.5  # correlation below which the guess stays as it is
-SNAPPED_SD_MM = 3.0
+STEP_MM = 2.5
+WIDTH = 112  # pixels of 3 mm
+DEPTH, IN_FRONT = 64, 30  # of the side picture: pixels in all, and those in front of the spine's line
+BONE_HU, BONE_WIDTH_HU = 80.0, 400.0
+SOFT_HU, SOFT_WIDTH_HU = -150.0, 600.0
+CHANNELS = 3
+BODY_FRONT, BODY_BACK = 10, 2  # pixels in front of the line between which a vertebral body lies
+MIDDLE_SD, LINE_SD = 10.0, 3.0  # pixels; rows
 
 
 @dataclass(frozen=True)
-class Pattern:
-    """The best pattern: a middle's height and the period in mm, the correlation, the chance of the right vertebra."""
+class SpinePictures:
+    """What is seen of a spine.
 
-    z_mm: float
-    period_mm: float
-    fit: float
-    chance: float
+    Attributes:
+        image: (3, n, 112) float32: from the front the densest bone and the amount of bone, from the side the mean
+            density of 15 mm; a row for each height from the lowest up, pixels of 3 mm.
+        z_mm: (n,) RAS superior heights, growing by 2.5 mm.
+        density: (n,) mean HU in the middle of the vertebral bodies and discs.
+    """
 
-
-def refine_level(
-    volume: Volume, level: Level, predict: Callable[[np.ndarray], np.ndarray]
-) -> tuple[Level, Pattern | None]:
-    """The level moved to the nearest likely middle of a vertebra; as it was when no pattern shows."""
-    if level.place == "outside":
-        return level, None
-    heights, hu = density_along_spine(volume, level.z_mm, predict)
-    pattern = best_pattern(heights, hu, level.z_mm)
-    if pattern is None or pattern.fit < LEAST_FIT:
-        return level, None
-    place = place_of(pattern.z_mm, SNAPPED_SD_MM, *np.sort(slice_heights(volume.image))[[0, -1]])
-    return replace(level, z_mm=pattern.z_mm, sd_mm=SNAPPED_SD_MM, place=place), pattern
+    image: np.ndarray
+    z_mm: np.ndarray
+    density: np.ndarray
 
 
-def density_along_spine(volume: Volume, z_mm: float, predict) -> tuple[np.ndarray, np.ndarray]:
-    """Heights (RAS mm, growing) of slices around a height, and the mean HU in the middle of the vertebra on each."""
-    heights = slice_heights(volume.image)
-    found: list[tuple[float, float]] = []
-    for index in np.argsort(heights):
-        z = float(heights[index])
-        if abs(z - z_mm) > REACH_MM or (found and z - found[-1][0] < STEP_MM - 0.5):
-            continue
-        one = axial_slice(volume.image, int(index), z)
-        hu = vertebra_hu(one, find_compartments(one.hu, one.spacing, predict).number)
-        if hu is not None:
-            found.append((z, hu))
-    pairs = np.array(found).reshape(-1, 2)
-    return pairs[:, 0], pairs[:, 1]
+def spine_pictures(image: sitk.Image, quarter_turns: int = 0) -> SpinePictures:
+    """Draw the pictures of a CT (HU, any orientation).
+
+    Args:
+        quarter_turns: after which the patient lies face up, see bpr.scoring.inference.posture.
+    """
+    stack = slice_stack(image, STEP_MM)
+    hu = np.rot90(stack.hu, quarter_turns, (1, 2)).astype(np.float32)
+    columns, rows = spine_line(hu)
+    middle, depth = round(float(np.median(columns))), round(float(np.median(rows)))
+    pictures = np.zeros((CHANNELS, len(hu), WIDTH), np.float32)
+    density = np.zeros(len(hu), np.float32)
+    margin = (WIDTH - DEPTH) // 2
+    for k, one in enumerate(hu):
+        row, column = round(float(rows[k])), round(float(columns[k]))
+        bone = _cut(np.clip((one - BONE_HU) / BONE_WIDTH_HU, 0, 1), middle - WIDTH // 2, WIDTH, 1)
+        pictures[0, k] = bone[max(0, row - 8) :].max(0)
+        pictures[1, k] = np.minimum(bone[max(0, row - 12) :].sum(0) / 12, 1.5)
+        band = one[:, max(0, column - 2) : column + 3].mean(1)
+        soft = np.clip((band - SOFT_HU) / SOFT_WIDTH_HU, 0, 1)
+        pictures[2, k, margin : margin + DEPTH] = _cut(soft, depth - IN_FRONT, DEPTH, 0)
+        density[k] = np.clip(band, -150, 450)[max(0, row - BODY_FRONT) : max(1, row - BODY_BACK)].mean()
+    return SpinePictures(pictures, stack.z_mm, density)
 
 
-def vertebra_hu(one: AxialSlice, number: np.ndarray) -> float | None:
-    """Mean HU of a disc of 13 mm radius in the vertebral body; None where no bone was found."""
-    parts, count = ndimage.label(number == COMPARTMENTS.index("bone"))
-    if not count:
-        return None
-    rows, columns = np.nonzero(parts == 1 + np.bincount(parts.ravel())[1:].argmax())
-    y_mm, x_mm = one.spacing
-    middle = np.median(columns)
-    front = rows[np.abs(columns - middle) * x_mm < 8]
-    if not len(front):
-        return None
-    y, x = np.ogrid[: one.hu.shape[0], : one.hu.shape[1]]
-    distance = np.hypot((y - front.min()) * y_mm - BODY_DEPTH_MM, (x - middle) * x_mm)
-    inside = distance < BODY_RADIUS_MM
-    return float(np.clip(one.hu[inside].mean(), 0, HIGHEST_HU)) if inside.any() else None
+def spine_line(hu: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Column and row (pixels, one of each per slice) of a smooth line along the spine's densest part.
+
+    Args:
+        hu: (n, y, x), rows anterior to posterior, -1000 outside of the body.
+    """
+    body = hu > AIR_HU + 100
+    bone = np.clip((hu - 130) / 400, 0, 1)
+    y, x = np.arange(hu.shape[1]), np.arange(hu.shape[2])
+    area = body.sum((1, 2)) + 1e-6
+    center_y, center_x = (body.sum(2) * y).sum(1) / area, (body.sum(1) * x).sum(1) / area
+    behind = y[None] > (center_y - 4)[:, None]
+    across = ndimage.gaussian_filter((bone * behind[:, :, None]).sum(1), 3)
+    away = ((x[None] - center_x[:, None]) / MIDDLE_SD) ** 2 / 2
+    columns = ndimage.gaussian_filter1d(_cheapest_path(away - 8 * across / (across.max() + 1e-6)), LINE_SD)
+    near = [slice(max(0, round(float(c)) - 6), round(float(c)) + 7) for c in columns]
+    along = np.stack([one[:, part].sum(1) for one, part in zip(bone, near, strict=True)])
+    along = ndimage.gaussian_filter(along, (3, 4))
+    rows = ndimage.gaussian_filter1d(_cheapest_path(50.0 * ~behind - 8 * along / (along.max() + 1e-6)), LINE_SD)
+    return columns, rows
 
 
-def best_pattern(z_mm: np.ndarray, hu: np.ndarray, guess_mm: float) -> Pattern | None:
-    """Fit the pattern of discs and endplates around a guess; None with too few slices."""
-    if len(z_mm) < FEWEST_SLICES:
-        return None
-    step = float(np.median(np.diff(z_mm)))
-    middles = np.arange(guess_mm - SEARCH_MM, guess_mm + SEARCH_MM + 0.5)
-    best: tuple[float, Pattern] | None = None
-    for period in PERIODS_MM:
-        for middle in middles:
-            fit = _correlation(z_mm, hu, middle, period, step)
-            if fit is None:
-                continue
-            likelihood = WEIGHT * fit - ((middle - guess_mm) / GUESS_SD_MM) ** 2 / 2
-            likelihood -= ((period - USUAL_PERIOD_MM) / PERIOD_SD_MM) ** 2 / 2
-            if best is None or likelihood > best[0]:
-                best = likelihood, Pattern(float(middle), float(period), fit, _chance(middle, period, guess_mm))
-    return best[1] if best else None
+def _cheapest_path(cost: np.ndarray) -> np.ndarray:
+    """(n,) the column of each row on the path of the lowest cost that moves by at most one column a row."""
+    total, back = cost.astype(float).copy(), np.zeros(cost.shape, int)
+    for k in range(1, len(cost)):
+        before = np.pad(total[k - 1], 1, constant_values=np.inf)
+        options = np.stack([before[:-2] + 0.5, before[1:-1], before[2:] + 0.5])
+        back[k] = options.argmin(0) - 1
+        total[k] += options.min(0)
+    path = [int(total[-1].argmin())]
+    for k in range(len(cost) - 1, 0, -1):
+        path.append(path[-1] + back[k, path[-1]])
+    return np.array(path[::-1], float)
 
 
-def _correlation(z_mm: np.ndarray, hu: np.ndarray, middle: float, period: float, step: float) -> float | None:
-    """Correlation of density and pattern within 1.5 periods of a middle, slopes taken out; None with too few slices."""
-    near = np.abs(z_mm - middle) <= PERIODS_SEEN * period
-    if near.sum() < FEWEST_SLICES:
-        return None
-    within = np.linspace(-step / 2, step / 2, 5)  # a thick slice sees the pattern's mean
-    pattern = np.mean([_pattern((z_mm[near] + part - middle) / period) for part in within], axis=0)
-    line = np.stack([np.ones(near.sum()), z_mm[near] - middle], 1)
-    a, b = (values - line @ np.linalg.lstsq(line, values, rcond=None)[0] for values in (hu[near], pattern))
-    return float(a @ b / np.sqrt((a @ a) * (b @ b) + 1e-9))
-
-
-def _pattern(periods: np.ndarray) -> np.ndarray:
-    """Low in the discs (half a period from a middle), high in the endplates beside them, even in between."""
-    distance = np.abs(periods - np.rint(periods))
-    disc = np.clip((distance - 0.43) / 0.08 + 0.5, 0, 1)
-    endplate = np.clip((distance - 0.29) / 0.08 + 0.5, 0, 1) * (1 - disc)
-    return endplate - 1.3 * disc
-
-
-def _chance(middle: float, period: float, guess_mm: float) -> float:
-    """Chance that this middle and not its neighbors is the one that the guess meant."""
-    places = middle + period * np.arange(-2, 3)
-    weight = np.exp(-(((places - guess_mm) / GUESS_SD_MM) ** 2) / 2)
-    return float(weight[2] / weight.sum())
+def _cut(array: np.ndarray, start: int, size: int, axis: int) -> np.ndarray:
+    """``size`` entries of an axis from ``start`` on, zeros beyond the array."""
+    low, high = max(start, 0), max(min(start + size, array.shape[axis]), max(start, 0))
+    part = np.take(array, range(low, high), axis)
+    width = [(0, 0)] * array.ndim
+    width[axis] = (low - start, size - (low - start) - (high - low))
+    return np.pad(part, width)

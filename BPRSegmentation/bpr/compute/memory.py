@@ -44,12 +44,12 @@ def check_run(voxels: int, grid_voxels: int, structures: int) -> float:
 
     Args:
         voxels: of the input; the input, its labels and their probability live at the same time.
-        grid_voxels: of the networks' grid; probabilities of all structures live there in half precision.
+        grid_voxels: of the networks' grid; probabilities of all structures live there, in float32 and as bytes.
 
     Raises:
         MemoryShortage: when the estimate is above what is available.
     """
-    needed = (voxels * 6 + grid_voxels * (structures * 2 + 30)) / 2**20 + 600
+    needed = (voxels * 6 + grid_voxels * (structures * 5 + 30)) / 2**20 + 600
     free = available_mb()
     if needed > free * MARGIN:
         raise MemoryShortage(

@@ -9,13 +9,16 @@ import torch
 from torch import nn
 
 from bpr.body_composition.network import build_network as build_composition_network
+from bpr.body_composition.spine_network import SpineNetwork
+from bpr.domains.ensemble import build_ensemble
 from bpr.errors import BundleError
 from bpr.models import Bundle
 from bpr.scoring.network import ScoreNetwork
 from bpr.segmentation.network import build_network
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {"ScoreNetwork": ScoreNetwork, "DynUNet": build_network,
-                                                 "BodyCompositionNet": build_composition_network}  # fmt: skip
+                                                 "BodyCompositionNet": build_composition_network,
+                                                 "SpineNetwork": SpineNetwork, "Ensemble": build_ensemble}  # fmt: skip
 
 
 def load_network(bundle: Bundle) -> nn.Module:

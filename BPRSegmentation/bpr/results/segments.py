@@ -17,8 +17,10 @@ def found_segments(image: sitk.Image, segmentation: Segmentation) -> list[Segmen
     counts, sums = np.zeros(256), np.zeros(256)
     edge = np.zeros(256, bool)
     for k in range(len(labels)):  # slice by slice, to need no second volume
-        counts += np.bincount(labels[k].ravel(), minlength=256)
-        sums += np.bincount(labels[k].ravel(), hu[k].ravel(), minlength=256)
+        inside = np.flatnonzero(labels[k])
+        values = labels[k].ravel()[inside]
+        counts += np.bincount(values, minlength=256)
+        sums += np.bincount(values, hu[k].ravel()[inside], minlength=256)
     for axis in range(3):
         for end in (0, -1):
             edge[np.unique(labels.take(end, axis))] = True

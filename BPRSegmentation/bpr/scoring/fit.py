@@ -58,18 +58,20 @@ def fit_line(z_mm: np.ndarray, density: np.ndarray, centers: np.ndarray, slopes:
     """
     step = abs(z_mm[-1] - z_mm[0]) / max(len(z_mm) - 1, 1)
     center, width = z_mm.mean(), centers[1] - centers[0]
-    grid = np.arange(centers[0] - 600, centers[-1] + 600, GRID_MM)
     floor = OUTLIERS / (centers[-1] - centers[0])
+    offsets = np.arange(centers[0] - 40, centers[-1] + 40, GRID_MM)
+    # How far the line leads away from an offset, in steps of the grid; beyond the ruler's ends all is equally unlikely.
+    reach = int(np.abs(slopes).max() * np.abs(z_mm - center).max() / GRID_MM) + 1
+    grid = offsets[0] + GRID_MM * np.arange(-reach, len(offsets) + reach)
     per_slice = np.stack([np.interp(grid, centers, row, left=0, right=0) for row in density])
     per_slice = np.log((1 - OUTLIERS) * per_slice / width + floor)
-    offsets = np.arange(centers[0] - 40, centers[-1] + 40, GRID_MM)
+    shifted = np.lib.stride_tricks.sliding_window_view(per_slice, len(offsets), axis=1)
     share = min(1.0, step / CORRELATION_MM)
     best = Line(0.0, 1.0, center, -np.inf)
     rows = np.arange(len(z_mm))
     for slope in slopes:
-        index = np.round((offsets[:, None] + slope * (z_mm - center) - grid[0]) / GRID_MM).astype(int)
-        total = per_slice[rows, np.clip(index, 0, len(grid) - 1)].sum(1) * share
-        total = total - 0.5 * ((abs(slope) - 1) / prior_sd) ** 2
+        lead = np.floor(slope * (z_mm - center) / GRID_MM + 0.5).astype(int) + reach
+        total = shifted[rows, lead].sum(0) * share - 0.5 * ((abs(slope) - 1) / prior_sd) ** 2
         k = int(total.argmax())
         if total[k] > best.log_likelihood:
             best = Line(float(offsets[k]), float(slope), float(center), float(total[k]))

@@ -8,7 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from bpr.volume import canonical
+from bpr.volume import canonical_array
 
 PIXEL_MM = 3.0
 FIELD_PIXELS = 160  # 480 mm: room for the widest bodies and for random shifts in training
@@ -16,6 +16,8 @@ INPUT_PIXELS = 112
 INPUT_FIELD_MM = 432.0
 CHANNEL_GAP_MM = 8.0
 AIR_HU = -1000
+HU_RANGE = (-1024, 2000)
+CHUNK = 16  # slices that are made ready together: bounds the memory
 
 
 @dataclass(frozen=True)
@@ -39,20 +41,18 @@ class SliceStack:
 
 def slice_stack(image: sitk.Image, step_mm: float) -> SliceStack:
     """Resample a CT (HU, any orientation) to axial slices every ``step_mm``, drop the table, center on the body."""
-    grid = canonical(image, (PIXEL_MM, PIXEL_MM, step_mm), AIR_HU)
-    hu = np.clip(sitk.GetArrayFromImage(grid), -1024, 2000).astype(np.int16)
-    heights = grid.GetOrigin()[2] + np.arange(len(hu)) * grid.GetSpacing()[2]
+    hu, origin = canonical_array(image, (PIXEL_MM, PIXEL_MM, step_mm), AIR_HU, HU_RANGE)
+    heights = origin[2] + np.arange(len(hu)) * step_mm
     # The body's outline changes little over two slices: half of them are enough to find it.
     body = np.repeat(body_mask(hu[::2], PIXEL_MM, 2 * step_mm), 2, axis=0)[: len(hu)]
-    hu = np.where(body, hu, np.int16(AIR_HU))
+    hu[~body] = AIR_HU
     return SliceStack(_centered(hu, body), heights)
 
 
 def body_mask(hu: np.ndarray, pixel_mm: float, step_mm: float) -> np.ndarray:
     """Boolean mask (z, y, x) of the patient: what is denser than -300 HU, without table and wires, holes filled."""
-    in_plane = ndimage.generate_binary_structure(2, 1)[None]
-    dense = hu > -300
-    opened = ndimage.binary_opening(dense, in_plane, iterations=max(1, round(4 / pixel_mm)))
+    reach = max(1, round(4 / pixel_mm))
+    opened = _grown(~_grown(hu <= -300, reach, outside=True), reach)
     parts, count = ndimage.label(opened, ndimage.generate_binary_structure(3, 1))
     if count == 0:
         return np.ones(hu.shape, bool)
@@ -60,8 +60,21 @@ def body_mask(hu: np.ndarray, pixel_mm: float, step_mm: float) -> np.ndarray:
     sizes[0] = 0
     # The table is thin: it loses most of its voxels in the opening and stays below 15 % of the body.
     keep = sizes >= 0.15 * sizes.max()
-    mask = ndimage.binary_dilation(keep[parts], in_plane, iterations=max(1, round(3 / pixel_mm)))
-    return _fill_each_slice(mask)
+    return _fill_each_slice(_grown(keep[parts], max(1, round(3 / pixel_mm))))
+
+
+def _grown(mask: np.ndarray, steps: int, outside: bool = False) -> np.ndarray:
+    """The mask (z, y, x) grown in plane by so many steps up, down and sideways; ``outside`` is its value beyond."""
+    for _ in range(steps):
+        grown = mask.copy()
+        grown[:, 1:] |= mask[:, :-1]
+        grown[:, :-1] |= mask[:, 1:]
+        grown[:, :, 1:] |= mask[:, :, :-1]
+        grown[:, :, :-1] |= mask[:, :, 1:]
+        if outside:
+            grown[:, [0, -1]] = grown[:, :, [0, -1]] = True
+        mask = grown
+    return mask
 
 
 def _fill_each_slice(mask: np.ndarray) -> np.ndarray:
@@ -104,12 +117,15 @@ def network_input(stack: SliceStack, pixels: int | None = None) -> np.ndarray:
 
     ``pixels`` is 112 unless a study asks for less.
     """
-    n = len(stack.hu)
-    resample = _field_matrix(pixels or INPUT_PIXELS)
-    values = stack.hu.astype(np.float32) - AIR_HU  # outside of the field is zero then, which is air
-    small = to_network_range(resample @ values @ resample.T + AIR_HU).astype(np.float32)
+    n, pixels = len(stack.hu), pixels or INPUT_PIXELS
+    resample = _field_matrix(pixels)
     gap = max(1, round(CHANNEL_GAP_MM / stack.step_mm))
-    small = np.pad(small, ((gap, gap), (0, 0), (0, 0)), mode="edge")
+    small = np.empty((n + 2 * gap, pixels, pixels), np.float32)
+    for start in range(0, n, CHUNK):
+        # Outside of the field is zero then, which is air.
+        values = stack.hu[start : start + CHUNK].astype(np.float32) - AIR_HU
+        small[gap + start : gap + start + len(values)] = to_network_range(resample @ values @ resample.T + AIR_HU)
+    small[:gap], small[-gap:] = small[gap], small[-gap - 1]
     # The three heights of a slice lie in the padded stack already: a view saves a copy of three times its size.
     step, *rest = small.strides
     shape = (n, 3, *small.shape[1:])

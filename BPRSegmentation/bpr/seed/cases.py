@@ -83,9 +83,9 @@ def labels_on(grid: GridCT, case: SeedCase) -> tuple[np.ndarray, np.ndarray, lis
     target = grid.empty()
     labels = np.full(grid.hu.shape, OUTSIDE, np.uint8)
     group = np.zeros(grid.hu.shape, np.uint8)
-    reach = int(GRID_MM / 2 / step)
-    for shift in sorted(range(-reach, reach + 1), key=abs):
-        move = sitk.TranslationTransform(3, (shift * step * normal).tolist())
+    reach = max((GRID_MM - step) / 2, 0)  # a slice is half a step thick already
+    for shift in sorted({s * side for s in (*np.arange(0, reach, step), reach) for side in (-1, 1)}, key=abs):
+        move = sitk.TranslationTransform(3, (shift * normal).tolist())
         here = sitk.GetArrayFromImage(sitk.Resample(marked, target, move, sitk.sitkNearestNeighbor, 0))
         new = (here > 0) & (group == 0)
         if new.any():

@@ -107,6 +107,14 @@ def _add_finetune(commands) -> None:
     train.add_argument("--freeze-encoder", action="store_true", help="learn with the decoder only")
     train.add_argument("--memory", default="default", help="default, none, replay, lwf or ewc: against forgetting")
     train.add_argument("--resume", action="store_true", help="go on with the training that was stopped")
+    train.add_argument(
+        "--together",
+        action="append",
+        type=os.path.abspath,
+        default=[],
+        metavar="PROJECT",
+        help="learn together with the training cases of this other project (repeatable)",
+    )
     train.add_argument("--use", action="store_true", help="put the model into use if nothing speaks against it")
 
 
@@ -131,8 +139,8 @@ def _init(options: argparse.Namespace) -> None:
     from bpr.seed.project import SeedProject
 
     bundle = find_bundle(options.bundle)
-    if bundle.role == "score":
-        raise InputError(f"{bundle.name} scores slices; it cannot learn organs.", "Start from a segmentation model.")
+    if not bundle.can_learn:
+        raise InputError(f"{bundle.name} cannot learn organs from cases.", "Start from a segmentation model of CT.")
     print(SeedProject.create(options.project, options.bundle).folder)
 
 
@@ -297,7 +305,7 @@ def _finetune(options: argparse.Namespace) -> None:
         recipe = replace(recipe, encoder_scale=0.0)
     elapsed = time.time() - psutil.Process().create_time()
     request = Request(parse_budget(options.budget), elapsed, options.steps, options.organs, options.device,
-                      options.seed, options.resume, recipe)  # fmt: skip
+                      options.seed, options.resume, recipe, together=tuple(options.together))  # fmt: skip
     project = _open(options)
     outcome = finetune(project, request, print_event) if options.json else _at_the_terminal(project, request)
     if options.use and outcome.comparison and outcome.comparison.accepted:

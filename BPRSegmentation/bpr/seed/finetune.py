@@ -24,11 +24,10 @@ from bpr.compute.torch_networks import load_network
 from bpr.errors import InputError, MemoryShortage
 from bpr.models import Bundle, find_bundle, sha256
 from bpr.seed.blending import Maker, best_blend
-from bpr.seed.case import SeedCase
 from bpr.seed.compare import Comparison
 from bpr.seed.files import check_free, lock, writing
 from bpr.seed.learn import PatchMix, Watcher, predictor, rate_groups, schedule_of, seed_loss
-from bpr.seed.material import Material, gather
+from bpr.seed.material import Material, gather, gather_together
 from bpr.seed.measure import OrganDice, measure
 from bpr.seed.memory import ElasticWeights, OldModel
 from bpr.seed.pictures import draw_curves, draw_worst
@@ -59,6 +58,7 @@ class Request:
         budget_s: time for everything; ``elapsed_s`` of it have gone by already, loading torch.
         steps: fixes the length instead of the budget. organs: structure IDs to learn; empty means all.
         memory_cases: whether phantoms take part.
+        together: folders of other projects to learn together with.
     """
 
     budget_s: float = 600.0
@@ -70,6 +70,7 @@ class Request:
     resume: bool = False
     recipe: Recipe = field(default_factory=Recipe)
     memory_cases: bool = True
+    together: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,15 +112,18 @@ class _Job:
     def run(self) -> Outcome:
         """All stages in turn."""
         bundle = find_bundle(self.project.bundle)
-        if bundle.role == "score":
-            raise InputError(
-                f"{bundle.name} scores slices; it cannot learn organs.", "Start from a segmentation model."
-            )
+        if not bundle.can_learn:
+            raise InputError(f"{bundle.name} cannot learn organs from cases.", "Start from a segmentation model of CT.")
         bundle.verify()
         resumed = resumable_run(self.project.folder) if self.request.resume else None
         check_free(self.project.folder, RUN_BYTES)
         self._stage("gathering")
         material, cases = gather(self.project, bundle, self._organs(resumed), self.request.memory_cases)
+        names = Plan.read(resumed.folder / PLAN).together if resumed else self.request.together
+        others = gather_together(names, bundle, self.project, self._organs(resumed))
+        material = replace(material, together=[taught for _, taught in others])
+        self.taught = {case.id: digest(case) for case in cases}
+        self.taught |= {f"{case.folder.parents[1].name}/{case.id}": digest(case) for case, _ in others}
         for notice in material.notices:
             self.emit({"event": "warning", "code": notice.code, "message": notice.message})
         device = choose("torch", self.request.device)[1]
@@ -127,9 +131,9 @@ class _Job:
         network = load_network(bundle).to(device).to(memory_format=torch.channels_last_3d)
         self._stage("before")
         before = self._before(material, resumed)
-        plan = Plan.read(resumed.folder / PLAN) if resumed else self._plan(material, cases, network, device)
+        plan = Plan.read(resumed.folder / PLAN) if resumed else self._plan(material, network, device)
         if resumed:
-            _check_unchanged(plan, bundle, cases)
+            _check_unchanged(plan, bundle, self.taught)
             plan = replace(plan, device=device)
         run = resumed or self._new_run(plan, before)
         withdraw(run)
@@ -172,12 +176,12 @@ class _Job:
 
         return measure(cases, predict, material.network, advance)
 
-    def _plan(self, material: Material, cases: list[SeedCase], network: nn.Module, device: str) -> Plan:
+    def _plan(self, material: Material, network: nn.Module, device: str) -> Plan:
         """How many steps the budget allows; an equal plan of an earlier run gives the same number again."""
         request = self.request
         plan = Plan(material.bundle.name, sha256(material.bundle.weights), request.organs, request.steps,
                     request.budget_s, device, "single", torch.get_num_threads(), request.seed, request.recipe,
-                    {case.id: digest(case) for case in cases})  # fmt: skip
+                    self.taught, tuple(request.together))  # fmt: skip
         if request.steps:
             return plan
         for earlier in reversed(runs(self.project.folder)):
@@ -228,7 +232,7 @@ class _Job:
 
     def _loss(self, material: Material, plan: Plan, network: nn.Module):
         memory = plan.recipe.memory
-        mix = PatchMix(material.training, material.replay, material.network, memory.replay)
+        mix = PatchMix(material.training, material.replay, material.network, memory.replay, material.together)
         old = OldModel(network) if memory.lwf else None
         elastic = None
         if memory.ewc and material.replay:
@@ -292,9 +296,8 @@ class _Job:
         return bool(self.request.steps) or self._left() > self.measuring_s
 
 
-def _check_unchanged(plan: Plan, bundle: Bundle, cases: list[SeedCase]) -> None:
+def _check_unchanged(plan: Plan, bundle: Bundle, now: dict[str, str]) -> None:
     """Raises InputError when what teaches, or the model to start from, is not what the training began with."""
-    now = {case.id: digest(case) for case in cases}
     if plan.cases != now or plan.bundle != bundle.name or plan.weights != sha256(bundle.weights):
         changed = sorted(name for name in plan.cases.keys() | now.keys() if plan.cases.get(name) != now.get(name))
         raise InputError(f"The project has changed since this training began ({', '.join(changed) or bundle.name}).",

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,17 +31,25 @@ PATIENCE_AFTER = 0.4  # of the planned steps; before, the rate has hardly begun 
 
 
 class PatchMix:
-    """Draws patches of the new cases and, in the share that the recipe says, of the remembered ones."""
+    """Draws patches of the new cases and, in the share that the recipe says, of the remembered ones.
 
-    def __init__(self, new: list[TeachingCase], remembered: list[TeachingCase], network: Interface, share: float):
-        self._new = _sampler(new, network)
+    ``together`` are cases of other projects that are learned with the new ones: each of their domains is met as often
+    as all new cases, however many it has.
+    """
+
+    def __init__(self, new: list[TeachingCase], remembered: list[TeachingCase], network: Interface, share: float,
+                 together: Sequence[TeachingCase] = ()):  # fmt: skip
+        domains = sorted({case.domain for case in together})
+        groups = [new, *([case for case in together if case.domain == domain] for domain in domains)]
+        self._taught = [_sampler(group, network) for group in groups]
         self._remembered = _sampler(remembered, network) if remembered else None
         self._share = share if remembered else 0.0
 
     def draw(self, rng: np.random.Generator):
         """Image (1, 2, z, y, x), target (z, y, x), known (channels,) as PatchSampler, and whether it is remembered."""
         remembered = rng.random() < self._share
-        image, target, known = (self._remembered if remembered else self._new).draw(rng)
+        taught = self._taught[rng.integers(len(self._taught)) if len(self._taught) > 1 else 0]
+        image, target, known = (self._remembered if remembered else taught).draw(rng)
         return image, target, known, remembered
 
 

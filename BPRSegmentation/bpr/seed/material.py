@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from bpr.errors import InputError, Notice
-from bpr.models import Bundle
+from bpr.models import Bundle, sha256
 from bpr.seed.case import Part, SeedCase
 from bpr.seed.cases import TeachingCase, labeled_part, teaching_case
 from bpr.seed.project import SeedProject
@@ -23,7 +23,10 @@ LEAST_PLANES = 8  # marked planes of a case from which some can be held out
 
 @dataclass(frozen=True)
 class Material:
-    """Cases by what they are for. ``held_out`` says that validation is a part of the training cases themselves."""
+    """Cases by what they are for. ``held_out`` says that validation is a part of the training cases themselves.
+
+    ``together`` are training cases of other projects, learned beside the new ones.
+    """
 
     bundle: Bundle
     training: list[TeachingCase]
@@ -32,6 +35,7 @@ class Material:
     remembered: list[TeachingCase]
     held_out: bool
     notices: list[Notice] = field(default_factory=list)
+    together: list[TeachingCase] = field(default_factory=list)
 
     @property
     def network(self) -> Interface:
@@ -79,6 +83,37 @@ def gather(
     if memory_cases:
         material = with_memory_cases(material, project.folder / "cache")
     return material, used
+
+
+def gather_together(
+    names: tuple[str, ...], bundle: Bundle, own: SeedProject, organs: tuple[str, ...] = ()
+) -> list[tuple[SeedCase, TeachingCase]]:
+    """Training cases of other projects, given by their folders; what they hold out for validation stays out.
+
+    A scan that lies in ``own`` too is left out, or a patient who validates here could teach from there. Their domain is
+    "<project>: <domain>", so that two projects' domains are never taken for one.
+
+    Raises:
+        InputError: there is no such project, or no case of it can teach this bundle.
+    """
+    found = []
+    here = {sha256(case.volume_path) for case in own.cases()[0]} if names else set()
+    for name in names:
+        project, count = SeedProject.open(Path(name)), len(found)
+        reason = None
+        for case in project.cases()[0]:
+            if not case.teaches or case.part is Part.VALIDATION or sha256(case.volume_path) in here:
+                continue
+            try:
+                taught = teaching_case(case, bundle, own.folder / "cache", organs)
+            except InputError as error:
+                reason = error
+                continue
+            found.append((case, replace(taught, domain=f"{project.folder.name}: {case.domain}")))
+        if len(found) == count:
+            text = f"No case of {project.folder} can teach {bundle.name}." + (f" {reason.message}" if reason else "")
+            raise InputError(text, "Learn together with another project, or without one.")
+    return found
 
 
 def _split(bundle: Bundle, new: list, earlier: list, notices: list[Notice]) -> Material:

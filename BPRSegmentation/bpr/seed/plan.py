@@ -45,6 +45,7 @@ class Plan:
         steps: planned length. seconds: the time budget it was made for.
         precision: "single" or "bfloat16", the faster one on the device.
         cases: case ID to "part:digest" of everything that teaches; a changed project cannot be resumed.
+        together: folders of other projects whose training cases are learned beside.
     """
 
     bundle: str
@@ -58,6 +59,7 @@ class Plan:
     seed: int
     recipe: Recipe
     cases: dict[str, str]
+    together: tuple[str, ...] = ()
 
     @property
     def check_every(self) -> int:
@@ -66,7 +68,7 @@ class Plan:
 
     def to_json(self) -> dict:
         """Plain values for plan.json."""
-        return asdict(self) | {"organs": list(self.organs)}
+        return asdict(self) | {"organs": list(self.organs), "together": list(self.together)}
 
     @classmethod
     def read(cls, path: Path) -> Plan:
@@ -76,6 +78,7 @@ class Plan:
             recipe = dict(content["recipe"])
             recipe |= {"memory": Memory(**recipe["memory"]), "blends": tuple(recipe["blends"])}
             content |= {"recipe": Recipe(**recipe), "organs": tuple(content["organs"])}
+            content["together"] = tuple(content.get("together", ()))
             return cls(**{name.name: content[name.name] for name in fields(cls)})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"The training in {path.parent} cannot be resumed: plan.json is damaged ({error}).",

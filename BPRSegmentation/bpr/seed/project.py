@@ -9,6 +9,7 @@ A case is put together in a hidden folder and renamed into place; so a case is t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -90,6 +91,13 @@ class SeedProject:
         record["settings"] |= settings
         with writing(self.folder):
             write_json(self.folder / RECORD, record)
+
+    def beside(self) -> list[Path]:
+        """Folders of the other projects in the same folder, by name."""
+        here = self.folder.absolute()
+        with contextlib.suppress(OSError):
+            return sorted(path.parent for path in here.parent.glob(f"*/{RECORD}") if path.parent != here)
+        return []
 
     def case_ids(self) -> list[str]:
         """IDs of all cases, also of damaged ones."""

@@ -13,6 +13,7 @@ import SimpleITK as sitk
 from bpr.compute.engines import open_engine
 from bpr.errors import InputError
 from bpr.models import Bundle
+from bpr.seed.between import fill_between
 from bpr.seed.case import SeedCase
 from bpr.seed.cases import drawn_labels
 from bpr.seed.files import write_image
@@ -52,29 +53,48 @@ def propose(
     drawing, labels = None, sitk.GetArrayFromImage(found.labels)
     if case.segmentation_path:
         drawing = read_drawing(case.segmentation_path, {e["id"]: e["structure"] for e in case.segments})
-        labels = merged(labels, drawing, case, volume.image)
+        labels = merged(labels, wanted, drawing, case, volume.image)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "proposal.seg.nrrd"
         _write(path, labels, drawing, volume.image)
         return project.replace_segmentation(identifier, path, role="model", state=case.state)
 
 
-def merged(labels: np.ndarray, drawing: Drawing, case: SeedCase, volume: sitk.Image) -> np.ndarray:
-    """The model's labels (z, y, x), with the known organs of marked slices as the person drew them."""
+def merged(labels: np.ndarray, wanted: list[int], drawing: Drawing, case: SeedCase, volume: sitk.Image) -> np.ndarray:
+    """The model's labels (z, y, x), with the known organs of marked slices as the person drew them.
+
+    Between marked slices the contours of the model's organs (label values ``wanted``) are moved as the corrections say,
+    see bpr.seed.between.
+    """
     drawn = drawn_labels(drawing, None, volume)
     axis = 2 - slice_axis(volume)
-    result = labels.copy()
-    for organs, slices in organs_by_slice(case.marks, drawn.shape[axis], drawing.structures).items():
+    groups = organs_by_slice(case.marks, drawn.shape[axis], drawing.structures)
+    spacing = volume.GetSpacing()[::-1]
+    order = [axis, *(k for k in range(3) if k != axis)]
+    along = fill_between(labels.transpose(order), drawn.transpose(order), _in_part(groups, wanted),
+                         tuple(spacing[k] for k in order))  # fmt: skip
+    result = along.transpose(np.argsort(order)).copy()
+    for organs, slices in groups.items():
         here = np.zeros(drawn.shape, bool)
         np.moveaxis(here, axis, 0)[slices] = True
         values = [structure_by_id(organ).value for organ in organs]
         result[here & np.isin(result, values)] = 0
         theirs = here & np.isin(drawn, values) & (drawn != OUTSIDE)
         result[theirs] = drawn[theirs]
-    for name in set(drawing.structures) - {structure_by_value(int(v)).id for v in np.unique(labels) if v}:
+    for name in set(drawing.structures) - {structure_by_value(int(v)).id for v in np.unique(along) if v}:
         value = structure_by_id(name).value  # an organ that the model does not know stays as drawn
         result[(drawn == value) & (result == 0)] = value
     return result
+
+
+def _in_part(groups: dict[frozenset[str], np.ndarray], wanted: list[int]) -> dict[int, np.ndarray]:
+    """Label value to the slices in which it is known, of those organs of the model that are known in some only."""
+    known: dict[int, np.ndarray] = {}
+    for organs, slices in groups.items():
+        for organ in organs:
+            value = structure_by_id(organ).value
+            known[value] = known.get(value, np.zeros(len(slices), bool)) | slices
+    return {value: slices for value, slices in known.items() if value in wanted and not slices.all()}
 
 
 def _write(path: Path, labels: np.ndarray, drawing: Drawing | None, volume: sitk.Image) -> None:

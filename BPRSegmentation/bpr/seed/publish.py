@@ -36,7 +36,8 @@ def write_seed_bundle(
     """Write the new bundle, still without numbers in its card (see ``write_card``)."""
     learned = sorted({*parent.facts.get("domains", []), *domains})
     versions = {"bpr": __version__, "torch": torch.__version__, "simpleitk": sitk.Version.VersionString()}
-    seed = {"parent": parent.name, "parent_weights": sha256(parent.weights), "plan": plan.to_json(), "steps": steps,
+    shared = plan.to_json() | {"together": [Path(name).name for name in plan.together]}  # no folders of this machine
+    seed = {"parent": parent.name, "parent_weights": sha256(parent.weights), "plan": shared, "steps": steps,
             "versions": versions}  # fmt: skip
     facts = dict(parent.facts) | {"use": "own", "domains": learned, "seed": seed}
     version = f"{parent.version.partition('+')[0]}+seed.{folder.name.rpartition('_seed')[2]}"
@@ -87,6 +88,7 @@ def write_card(
         f"The weights are {facts['share']:.0%} of the way from {parent.name} to the trained ones; less than all of it "
         "only where all of it had forgotten something.",
         "",
+        *(f"Learned together with the project {Path(name).name}.\n" for name in plan.together),
         "## Limits",
         "",
         f"- Those of {parent.name}, see its card.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,5 +94,10 @@ def ask(run: Run, request: str) -> None:
 
 
 def withdraw(run: Run) -> None:
-    """Forget what was asked, before a training goes on."""
+    """Forget what was asked, and clear away what a killed training was writing, before it goes on."""
     (run.folder / "request").unlink(missing_ok=True)
+    for path in run.folder.iterdir():
+        if path.is_dir():  # a bundle that no outcome names
+            shutil.rmtree(path)
+        elif path.suffix == ".partial":
+            path.unlink()

@@ -14,11 +14,13 @@ from bpr.models import Bundle
 from bpr.scoring.slices import body_mask
 from bpr.segmentation.grid import GRID_MM, body_center, network_channels
 from bpr.segmentation.interface import Interface
-from bpr.segmentation.merge import ProbabilityField, border_weight, clean_field, labels_on
+from bpr.segmentation.merge import ProbabilityField, border_weight, clean_field
+from bpr.segmentation.upsampling import labels_on
 from bpr.segmentation.windows import Predictor, count_tiles, predict_grid
-from bpr.volume import Volume, canonical, face_up
+from bpr.volume import Volume, canonical_array, face_up
 
 LEAST_SLICES = 4
+HU_RANGE = (-1024, 3000)
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,9 @@ def segment_volume(
         MemoryShortage: estimated before anything runs.
     """
     image = face_up(volume.image, quarter_turns)
-    grid, hu, offset = _body_grid(image)
-    plan = [replace(window, longest=longest_tile) for window in _plan(grid, len(hu), windows, wanted)]
+    hu, grid = _body_grid(image)
+    bottom = grid.GetOrigin()[2]
+    plan = [replace(window, longest=longest_tile) for window in _plan(bottom, len(hu), windows, wanted)]
     values = sorted({value for window in plan for value in window.network.classes})
     check_run(volume.image.GetNumberOfPixels(), hu.size, len(values))
     field = ProbabilityField.empty(values, hu.shape)
@@ -84,38 +87,38 @@ def segment_volume(
 
     for window in plan:
         predict = load(window.bundle, tile=window.network.tile) if longest_tile else load(window.bundle)
-        channels = network_channels(hu[window.first : window.last], window.bundle.inputs, middle)
+        slab = hu[window.first : window.last]
+        if window.bundle.facts.get("masked"):
+            slab = np.where(body_mask(slab, GRID_MM, GRID_MM), slab, -1024)
+        channels = network_channels(slab, window.bundle.inputs, middle)
         probability = predict_grid(channels, predict, len(window.network.classes) + 1, window.network.tile, advance)
         weight = border_weight(window.last - window.first, GRID_MM)
         field.add(probability, window.network.classes, window.first, weight)
         del predict, channels, probability
-    bottom = grid.GetOrigin()[2]
     for value, (low_mm, high_mm) in (heights or {}).items():
         if value in values:
             field.limit(value, math.ceil((low_mm - bottom) / GRID_MM), math.floor((high_mm - bottom) / GRID_MM) + 1)
     _, doubts = clean_field(field, GRID_MM**3 / 1000)
-    labels = labels_on(image, offset, field, wanted, lambda: progress(total, total))
+    labels = labels_on(image, grid, field, wanted, lambda: progress(total, total))
     labels.CopyInformation(volume.image)
     return Segmentation(labels, {value: doubt for value, doubt in doubts.items() if value in wanted})
 
 
-def _body_grid(image: sitk.Image) -> tuple[sitk.Image, np.ndarray, sitk.Image]:
-    """The canonical grid, its HU cropped to the body in plane, and an empty image with the crop's geometry."""
-    grid = canonical(image, (GRID_MM,) * 3, -1024)
-    hu = np.clip(sitk.GetArrayFromImage(grid), -1024, 3000).astype(np.int16)
+def _body_grid(image: sitk.Image) -> tuple[np.ndarray, sitk.Image]:
+    """The canonical grid's HU cropped to the body in plane, and an empty image with the crop's geometry."""
+    hu, origin = canonical_array(image, (GRID_MM,) * 3, -1024, HU_RANGE)
     body = body_mask(hu, GRID_MM, GRID_MM)
     rows, columns = np.flatnonzero(body.any((0, 2))), np.flatnonzero(body.any((0, 1)))
     y0, y1, x0, x1 = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
     crop = sitk.Image([int(x1 - x0), int(y1 - y0), len(hu)], sitk.sitkUInt8)
-    crop.SetSpacing(grid.GetSpacing())
-    crop.SetOrigin(grid.TransformIndexToPhysicalPoint([int(x0), int(y0), 0]))
-    return grid, hu[:, y0:y1, x0:x1], crop
+    crop.SetSpacing((GRID_MM,) * 3)
+    crop.SetOrigin((origin + GRID_MM * np.array([x0, y0, 0])).tolist())
+    return hu[:, y0:y1, x0:x1], crop
 
 
-def _plan(grid: sitk.Image, slices: int, windows: dict[Bundle, tuple[float, float]], wanted: list[int]) -> list[Window]:
-    """The windows that hold slices and know a structure that is asked for."""
+def _plan(bottom: float, slices: int, windows: dict[Bundle, tuple[float, float]], wanted: list[int]) -> list[Window]:
+    """The windows that hold slices, of which the first lies at ``bottom``, and know a structure that is asked for."""
     plan = []
-    bottom = grid.GetOrigin()[2]
     for bundle, (low_mm, high_mm) in windows.items():
         ends = np.clip([(low_mm - bottom) / GRID_MM, (high_mm - bottom) / GRID_MM + 1], 0, slices)
         first, last = int(np.floor(ends[0])), int(np.ceil(ends[1]))

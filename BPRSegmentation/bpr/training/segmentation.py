@@ -13,7 +13,14 @@ from bpr.training.patches import PatchSampler
 LOW_WEIGHT = 0.5  # of the loss at half resolution
 
 
-def marginal_loss(logits: torch.Tensor, target: torch.Tensor, known: torch.Tensor, rarity: float = 0.0) -> torch.Tensor:
+def marginal_loss(
+    logits: torch.Tensor,
+    target: torch.Tensor,
+    known: torch.Tensor,
+    rarity: float = 0.0,
+    dice: float = 1.0,
+    focal: float = 0.0,
+) -> torch.Tensor:
     """Cross entropy plus Dice where structures that nobody labeled count as part of the background.
 
     An unlabeled organ may hide in the background: its probability is added to the background's, so predicting it there
@@ -23,6 +30,7 @@ def marginal_loss(logits: torch.Tensor, target: torch.Tensor, known: torch.Tenso
         logits: (1, channels, z, y, x). target: (z, y, x) channel numbers or 255. known: (channels,) bool.
         rarity: power of a structure's inverse frequency in the patch that weighs its voxels in the cross entropy;
             0 weighs all voxels alike, and small structures then may stay unlearned for hours.
+        dice: weight of the Dice term. focal: exponent of (1 - p) on voxels (focal loss, Lin et al., ICCV 2017).
     """
     seen = (target != OUTSIDE).flatten()
     target = torch.where(seen, target.flatten(), 0).long()
@@ -35,15 +43,16 @@ def marginal_loss(logits: torch.Tensor, target: torch.Tensor, known: torch.Tenso
     weight = seen.float()
     frequency = torch.bincount(target, weight, len(log_p)).float().clamp(min=100)
     emphasis = weight * (frequency.sum() / frequency)[target] ** rarity
-    entropy = -(log_true @ emphasis) / emphasis.sum().clamp(min=1)
+    modulated = emphasis * (1 - log_true.exp()) ** focal if focal else emphasis
+    entropy = -(log_true @ modulated) / emphasis.sum().clamp(min=1)
     # Sums per structure without a one-hot volume, which would cost more than the network's deeper half.
     zeros = torch.zeros(len(log_p), device=log_p.device)
     overlap = zeros.index_add(0, target, log_true.exp() * weight)
     truth = zeros.index_add(0, target, weight)
-    dice = 1 - (2 * overlap + 1) / (log_p.exp() @ weight + truth + 1)
+    missed = 1 - (2 * overlap + 1) / (log_p.exp() @ weight + truth + 1)
     present = truth > 0
     present[0] = False
-    return entropy + (dice[present].mean() if present.any() else 0.0)
+    return entropy + dice * (missed[present].mean() if present.any() else 0.0)
 
 
 def segmentation_loss(

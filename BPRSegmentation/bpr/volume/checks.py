@@ -69,8 +69,12 @@ def check_spacing(spacing: Sequence[float], name: str) -> None:
 
 
 def check_direction(direction: np.ndarray, name: str) -> None:
-    """Refuse a 3x3 matrix of axis directions (columns of unit length) that is singular or not finite."""
-    if not np.isfinite(direction).all() or abs(np.linalg.det(direction)) < 0.1:
+    """Refuse a 3x3 matrix of axis directions (columns) that is not finite or whose axes are nearly parallel.
+
+    The columns should have unit length; one that has not would shear the volume by more than its spacing says.
+    """
+    lengths = np.linalg.norm(direction, axis=0)
+    if not np.isfinite(direction).all() or lengths.min() < 0.1 or abs(np.linalg.det(direction / lengths)) < 0.1:
         raise InputError(f"{name} has axis directions that do not span space (singular matrix).", EXPORT_AGAIN)
 
 

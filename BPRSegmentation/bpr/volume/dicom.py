@@ -98,6 +98,7 @@ def read_header(path: Path) -> Dataset | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             header = pydicom.dcmread(path, force=bare, stop_before_pixels=True)
+            header.get("Modality")  # elements are decoded when they are asked for: a damaged one raises here
             return header if "SOPClassUID" in header or "DirectoryRecordSequence" in header else None
     except Exception:  # whatever a damaged file makes pydicom raise: the file is skipped and counted
         return None
@@ -114,7 +115,7 @@ def _add(content: FolderContent, header: Dataset, path: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             frames = list(_frames(header, path))
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+    except (AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError):
         frames = []
     if not frames:
         content.others["CT without a position in space"] += 1

@@ -14,6 +14,7 @@ from pydicom.dataset import Dataset
 from bpr.errors import InputError, Notice
 from bpr.volume.checks import COPY_AGAIN, EXPORT_AGAIN, check_direction, check_size, check_spacing, plural
 from bpr.volume.dicom import Frame, choose_series, files_below, read_header, scan
+from bpr.volume.geometry import slice_axis
 from bpr.volume.intensity import AIR, check_hu
 from bpr.volume.nifti import read_nifti
 from bpr.volume.quiet import captured_stderr
@@ -23,6 +24,7 @@ NIFTI_SUFFIXES = (".nii", ".nii.gz")
 ITK_SUFFIXES = {".nrrd": "NRRD", ".nhdr": "NRRD", ".mha": "MetaImage", ".mhd": "MetaImage"}
 _KNOWN = "Choose NIfTI (.nii, .nii.gz), NRRD (.nrrd, .nhdr), MetaImage (.mha, .mhd) or a folder of DICOM."
 _META_HEADER_BYTES = 16384
+UNEVEN = 2.5  # a longer edge over a shorter one; thick slices that were reformatted are remarked on as well
 _INCOMPLETE = ("not read completely", "expected", "fread got only", "unexpected end", "Z_BUF_ERROR")
 
 
@@ -44,8 +46,11 @@ class Volume:
     notices: list[Notice] = field(default_factory=list)
 
 
-def read_volume(path: str | Path) -> Volume:
+def read_volume(path: str | Path, hounsfield: bool = True) -> Volume:
     """Read a CT from a NIfTI, NRRD or MetaImage file, a folder of DICOM, or one DICOM file and its series.
+
+    Args:
+        hounsfield: whether it must be a CT in Hounsfield units; else its values come as they are stored.
 
     Raises:
         InputError: the path is missing or unreadable, or what it holds is no CT volume in Hounsfield units; the
@@ -62,13 +67,23 @@ def read_volume(path: str | Path) -> Volume:
         raise InputError(f"{name} cannot be read ({error.strerror or error}).", COPY_AGAIN) from error
     image, more = _finite(image, name)
     notices += more
-    image, more = check_hu(image, name)
-    notices += more
+    if hounsfield:
+        image, more = check_hu(image, name)
+        notices += more
     image, more = straightened(_compact(image), name)
-    notices += more
+    notices += more + _uneven(image)
     source = {"format": form, "file": name, "files": files}
     source |= {"size": list(image.GetSize()), "spacing_mm": [round(value, 6) for value in image.GetSpacing()]}
     return Volume(image, _stem(path), source, notices)
+
+
+def _uneven(image: sitk.Image) -> list[Notice]:
+    """A remark on pixels that are much longer than wide: scanners make square ones, so the spacing may be wrong."""
+    across = [mm for axis, mm in enumerate(image.GetSpacing()) if axis != slice_axis(image)]
+    if max(across) <= UNEVEN * min(across):
+        return []
+    text = f"Pixels of {across[0]:.3g} x {across[1]:.3g} mm are unusual for a CT: unless the scan was resampled, its "
+    return [Notice("uneven_pixels", text + "spacing is wrong, and organs and areas with it.")]
 
 
 def _check_path(path: Path, name: str) -> None:
