@@ -1,9 +1,8 @@
 """Anatomical prior: an auto-encoder of label maps over all anatomies.
 
-It learns to give back a label map from a short code, to mend a map that was corrupted, and to tell from the code whether
-one was. Two uses: the distance between the codes of a prediction and of the truth is a loss term (Oktay et al.,
-Anatomically Constrained Neural Networks, IEEE TMI 2018), and the verdict on the code of a finished segmentation is how
-plausible that one is.
+It learns to give back a label map from a short code, to mend a map that was corrupted, and to tell from the code if
+one was. Two uses: the distance between the codes of a prediction and of the truth is a loss term (Oktay et al., ACNN,
+IEEE TMI 2018), and the verdict on the code of a finished segmentation is how plausible that one is.
 """
 
 from __future__ import annotations
