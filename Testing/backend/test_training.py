@@ -131,6 +131,6 @@ def test_shipped_bundles_agree_between_engines(sample_ct):
         start = [(n - t) // 2 for n, t in zip(hu.shape, tile, strict=True)]
         part = hu[tuple(slice(max(a, 0), max(a, 0) + t) for a, t in zip(start, tile, strict=True))]
         pad = [(0, t - n) for n, t in zip(part.shape, tile, strict=True)]
-        image = network_channels(np.pad(part, pad, constant_values=-1024))[None]
+        image = network_channels(np.pad(part, pad, constant_values=-1024), bundle.inputs)[None]
         a, b = OpenVinoEngine().predictor(bundle)(image), TorchEngine("cpu").predictor(bundle)(image)
         assert (a.argmax(1) == b.argmax(1)).mean() >= 0.999, bundle.name

@@ -71,13 +71,13 @@ class Gaps:
 
 
 def test_the_window_stays_live_while_the_child_talks(panel, a_case, monkeypatch) -> None:
-    from BPRSegmentationLib import run
-
-    loaded, before_loading = run.load_result, []
-    monkeypatch.setattr(run, "load_result", lambda *args: before_loading.append(gaps.longest) or loaded(*args))
+    before_loading = []
     use(panel, "chatty", a_case)
     gaps = Gaps()
     panel.ui.runButton.click()
+    run = panel._control.run
+    loaded = run._load
+    monkeypatch.setattr(run, "_load", lambda *args: before_loading.append(gaps.longest) or loaded(*args))
     wait(lambda: panel._control.run is None, limit_s=60)
     assert panel.ui.detailsText.plainText.count("line ") > 4000
     assert before_loading[0] < BLOCKED_S, f"blocked for {before_loading[0]:.3f} s"
