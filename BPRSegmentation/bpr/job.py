@@ -224,7 +224,7 @@ def _segment(request: JobRequest, result, bundles, engine, progress: Progress):
         windows = {bundles["baseline"]: (-math.inf, math.inf)}
     else:
         networks = [bundle for bundle in bundles.values() if bundle.role == "region"]
-        windows = network_windows(networks, result.curve, request.regions, request.margin_mm)
+        windows = network_windows(networks, result.curve, [region.name for region in result.regions], request.margin_mm)
     try:
         segmentation = segment_volume(
             result.volume, windows, engine.predictor, wanted, progress.count("tiles"), request.tile,

@@ -66,7 +66,8 @@ def network_windows(
     """Region networks to the RAS heights (low, high) in mm that each shall see: the span of its regions.
 
     Args:
-        names: the regions that are asked for, all when None. Networks of other regions are left out.
+        names: the regions that are asked for and that the scan holds, all when None. Networks of other regions are
+            left out: at the edge of a scan that ends before its region a network finds what is not there.
     """
     chosen = {region.name: region for region in select_regions(names)}
     windows = {}

@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 
 from bpr.evaluation.statistics import Estimate, bootstrap_mean
 from bpr.models import Bundle
-from bpr.regions import network_windows, structure_heights
+from bpr.regions import find_regions, network_windows, structure_heights
 from bpr.scoring.inference import Predictor, score_volume
 from bpr.segmentation.inference import segment_volume
 from bpr.segmentation.labels import structure_by_id
@@ -51,7 +51,8 @@ def evaluate_segmentation(
             continue
         volume = read_volume(case.path)
         curve = score_volume(volume, *score)
-        windows = network_windows([b for b in bundles if b.role == "region"], curve)
+        held = [region.name for region in find_regions(volume, curve)]
+        windows = network_windows([b for b in bundles if b.role == "region"], curve, held)
         windows |= {b: (-math.inf, math.inf) for b in bundles if b.role != "region"}
         structures = sorted({name for b in bundles for name in b.facts["structures"]})
         wanted = [structure_by_id(name).value for name in structures]
