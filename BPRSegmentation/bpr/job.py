@@ -167,15 +167,19 @@ def run_job(request: JobRequest, emit: Emit = lambda event: None, engine=None, e
     request.check()
     bundles = choose_bundles(request.bundles)
     progress = Progress(emit, request.produce)
-    with result_folder(Path(request.out)) as folder:
+    with (
+        result_folder(Path(request.out)) as folder,
+        SceneProcess() if "scene" in request.produce else nullcontext() as scene,
+    ):
         engine = engine or open_engine(request.engine, request.device, request.threads)
         progress.stage("reading")
         volume = read_volume(request.input)
-        with SceneProcess(volume.image) if "scene" in request.produce else nullcontext() as scene:
-            result = _analyze(request, volume, bundles, engine, progress)
-            for notice in all_notices(result):
-                emit({"event": "warning", "code": notice.code, "message": notice.message})
-            result = _write(request, result, folder, scene, progress)
+        if scene:
+            scene.show(volume.image)
+        result = _analyze(request, volume, bundles, engine, progress)
+        for notice in all_notices(result):
+            emit({"event": "warning", "code": notice.code, "message": notice.message})
+        result = _write(request, result, folder, scene, progress)
         added = extend(result, folder, engine) if extend else {}
         progress.finish_stage()
         result = replace(result, seconds=progress.seconds, peak_memory_mb=peak_mb(), folder=Path(request.out))

@@ -21,15 +21,15 @@ TIMEOUT_S = 300
 class SceneProcess:
     """The process that builds the scene, a context manager: at its end the process and its scratch files are gone.
 
-    Loading MRML and the volume takes seconds of one core, so it starts while the networks run: made with the volume,
-    then ``write`` says where the finished results lie, then ``finish`` waits.
+    Loading MRML and the volume takes seconds of one core, so it starts before anything is read; ``show`` gives it the
+    volume while the networks run, ``write`` says where the finished results lie, ``finish`` waits.
 
     The scene is an extra: a run does not fail for want of slicer-core, of a system library that vtk needs, or of room
     for the scratch file; ``finish`` says in a notice why there is no scene.
     """
 
-    def __init__(self, image: sitk.Image):
-        self._image, self._process, self._reason = image, None, ""
+    def __init__(self):
+        self._process, self._reason = None, ""
         self._target: Path | None = None
 
     def __enter__(self) -> SceneProcess:
@@ -43,13 +43,18 @@ class SceneProcess:
         command = [sys.executable, "-m", "BPRSegmentationLib.scene_file", "-"]
         self._process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
                                          stderr=self._errors)  # fmt: skip
+        return self
+
+    def show(self, image: sitk.Image) -> None:
+        """The volume of the scene."""
+        if self._process is None:
+            return
         volume = Path(self._scratch.name) / "volume.nrrd"
         try:
-            sitk.WriteImage(self._image, str(volume))
+            sitk.WriteImage(image, str(volume))
         except RuntimeError:
             self._reason = "the folder for temporary files may be full."
         self._tell(volume)
-        return self
 
     def write(self, folder: Path) -> None:
         """The results in ``folder`` are complete: show them and write ``scene.mrb`` beside them."""
