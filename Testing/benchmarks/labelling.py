@@ -5,7 +5,8 @@ make study NAME=labelling    (QUICK=1: one person, two steps a round, nothing is
 A simulated annotator corrects one slice in N (3 mm slices, every organ that is labeled) of people who taught no
 network. Compared on the whole region: the shipped model as it is, interpolation between the corrected slices without
 any model, the shipped model moved as the corrections say (bpr.seed.between), and the loop: correct one slice in 20,
-fine-tune, correct one in 10, fine-tune. A fine-tuning has 100 s, which BPR_ROUND changes.
+fine-tune, correct one in 10, fine-tune. A fine-tuning has 100 s, which BPR_ROUND changes. Beside it stands what two
+readers agree to, each of whom looked at every slice: three scans, the same structures.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from bpr.seed.plan import Recipe, parse_budget
 from bpr.seed.project import SeedProject
 from bpr.segmentation.inference import segment_volume
 from bpr.segmentation.labels import structure_by_id
+from bpr.training.cases import read_labels
 from bpr.training.dataset import Case, data_folder, trunk_cases
 from bpr.volume import read_volume
 
@@ -40,7 +42,7 @@ BUNDLE = "bpr_upper_abdomen"
 APART = (40, 20, 10, 4)  # one slice in so many is corrected
 ROUNDS = (20, 10)  # of the loop, one after the other
 ROUND_S = parse_budget(os.environ.get("BPR_ROUND", "100s"))
-PEOPLE = 5  # go through the loop, which takes minutes each; all others through everything else
+PEOPLE = 3  # go through the loop, which takes minutes each; all others through everything else
 LEAST_VOXELS = 50
 MODEL, BETWEEN, MOVED, LOOP = "shipped model", "interpolation", "shipped model, moved", "loop"
 
@@ -257,6 +259,21 @@ def draw(found: dict) -> None:
     plt.close(figure)
 
 
+def readers_agree(data: Path, bundle: Bundle) -> list[float]:
+    """Dice of two readers by structure of the bundle, in the scans that were read twice."""
+    values = [structure_by_id(name).value for name in bundle.facts["structures"]]
+    found = []
+    for case in trunk_cases(data):
+        again = data / "ct_labels" / "second_reader" / f"{case.id}.nii.gz"
+        if case.labels and again.is_file():
+            first, second = read_labels(case), read_labels(replace(case, labels=again))
+            second = sitk.Resample(second, first, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
+            pairs = [[sitk.GetArrayViewFromImage(image) == value for image in (first, second)] for value in values]
+            found += [2 * (a & b).sum() / (a.sum() + b.sum()) for a, b in pairs
+                      if min(a.sum(), b.sum()) >= LEAST_VOXELS]  # fmt: skip
+    return found
+
+
 def main() -> None:
     started = time.time()
     bundle = find_bundle(BUNDLE)
@@ -269,7 +286,8 @@ def main() -> None:
     found = collected(curves)
     draw(found)
     people = sum(bool(methods) for methods in curves.values())
-    write_study("labelling", [Row("people", people, ""), *rows_of(found)], started)
+    agreed = Row("two readers of the same scans: Dice", float(np.mean(readers_agree(data_folder(None), bundle))), "")
+    write_study("labelling", [Row("people", people, ""), agreed, *rows_of(found)], started)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,13 @@
 make study NAME=localized      (QUICK=1: four cases, few steps, nothing is stored)
 
 Seven organs, 112 training and 50 test patients. The ruler cuts the scans into head, neck and upper thorax; each has its
-own network. All networks are alike (DynUNet, 8 base filters, 4 mm). Arms, at equal total steps:
-  baseline    one network over everything
+own network. All networks are alike (DynUNet, 8 base filters, 4 mm). As when the shipped networks were made, all arms
+start from one network that was trained on everything. Arms, at equal total steps:
+  baseline    that network goes on for all further steps
   masked      the same network's result, cut by score after the fact: an organ may lie in its regions only
-  localized   three networks with a third of the steps each
-and with one seed: localized with the baseline's steps each, and one wider network with as many weights as the three.
+  localized   three networks with a third of the further steps each
+and with one seed: localized with all further steps each, and one wider network with as many weights as the three, from
+scratch with all steps.
 Heights come from the shipped score bundle (its training set holds some of the test patients; the regions' margins are
 centimeters). $BPR_STUDY_WORK keeps checkpoints and results: a stopped study goes on.
 """
@@ -30,14 +32,14 @@ from bpr.scoring.inference import score_volume
 from bpr.scoring.scale import to_score
 from bpr.segmentation.inference import segment_volume
 from bpr.segmentation.labels import structure_by_id
-from bpr.training.cases import crop_to_interval, load_cases, read_labels
+from bpr.training.cases import LabeledCase, crop_to_interval, load_cases, read_labels
 from bpr.training.commands import teaching_cases, training_ruler
 from bpr.training.dataset import HEAD_AND_NECK, Case, data_folder, head_and_neck_cases, landmark_observations
 from bpr.training.packaging import export_segmentation
 from bpr.training.regions import MARGIN_MM, organ_extents
 from bpr.volume import read_volume
 
-STEPS = 12 if QUICK else 2400
+FIRST_STEPS, MORE_STEPS = (8, 6) if QUICK else (1500, 900)  # of the common start; further ones of an arm
 SEEDS = (0,) if QUICK else (0, 1, 2)
 REGIONS = {  # its own organs, and others that it tells apart from them
     "head": (("brainstem", "parotid_left", "parotid_right", "mandible"), ("spinal_cord",)),
@@ -60,10 +62,10 @@ class Network:
     high_mm: float = math.inf
 
 
-def config(name: str, region: str, steps: int, seed: int, filters: list[int]) -> dict:
+def config(name: str, region: str, steps: int, seed: int, filters: list[int], further: bool = False) -> dict:
     """The configuration of one network, as `bpr train segmentation` takes it."""
-    stage = {"steps": steps, "learning_rate": 2e-3, "weight_decay": 1e-4, "warmup": 0.1, "clip": 12.0,
-             "average": 0.99, "seed": seed, "rarity": 0.5}  # fmt: skip
+    stage = {"steps": steps, "learning_rate": 1.5e-3 if further else 2e-3, "weight_decay": 1e-4, "warmup": 0.1,
+             "clip": 12.0, "average": 0.99, "seed": seed, "rarity": 0.5}  # fmt: skip
     local = {"role": "region", "regions": [region]} if region else {"role": "baseline", "regions": []}
     return SETTINGS | local | {"bundle": name, "filters": filters, "stages": [stage], "compile": not QUICK}
 
@@ -88,15 +90,24 @@ def localized_networks(cases: list[Case], observations, ruler) -> list[Network]:
     return networks
 
 
-def trained(arm: str, networks: list[Network], steps: int, seed: int, filters: list[int], cases) -> list:
-    """Bundles of an arm's networks."""
+def parts_of(network: Network, cases: list[LabeledCase]) -> list[LabeledCase]:
+    """What a network learns from: the cases, or their parts in its interval."""
+    if not network.region:
+        return cases
+    return [part for case in cases if (part := crop_to_interval(case, network.low_mm, network.high_mm))]
+
+
+def values_of(network: Network) -> list[int]:
+    return sorted(structure_by_id(name).value for name in network.names)
+
+
+def trained(arm: str, networks: list[Network], steps: int, seed: int, cases: list[LabeledCase], start: Path) -> list:
+    """Bundles of an arm's networks, trained further from the common start."""
     bundles = []
     for network in networks:
         name = f"{arm}_{network.region.replace(' ', '_') or 'all'}_{seed}"
-        values = sorted(structure_by_id(structure).value for structure in network.names)
-        parts = [crop_to_interval(case, network.low_mm, network.high_mm) for case in cases] if network.region else cases
-        setting = config(name, network.region, steps, seed, filters)
-        folder = train(f"localized/{name}", setting, [part for part in parts if part], values)
+        setting = config(name, network.region, steps, seed, NARROW, further=True)
+        folder = train(f"localized/{name}", setting, parts_of(network, cases), values_of(network), start)
         bundles.append(export_segmentation(setting, folder, WORK / "localized" / "bundles")[0])
     return bundles
 
@@ -142,15 +153,20 @@ def main() -> None:
     curves = {case.id: score_volume(read_volume(case.path), score, predict) for case in test}
     arms: dict[str, list[Organ]] = {name: [] for name in ("baseline", "masked", "localized")}
     for seed in SEEDS:
-        one = trained("baseline", whole, STEPS, seed, NARROW, cases)
-        three = trained("localized", regions, STEPS // 3, seed, NARROW, cases)
+        start = train(f"localized/start_{seed}", config("start", "", FIRST_STEPS, seed, NARROW), cases,
+                      values_of(whole[0]))  # fmt: skip
+        one = trained("baseline", whole, MORE_STEPS, seed, cases, start)
+        three = trained("localized", regions, MORE_STEPS // 3, seed, cases, start)
         arms["baseline"] += measured(f"baseline_{seed}", one, whole, test, curves, ruler)
         arms["masked"] += measured(f"masked_{seed}", one, whole, test, curves, ruler, masked=regions)
         arms["localized"] += measured(f"localized_{seed}", three, regions, test, curves, ruler)
     if not QUICK:
-        long = trained("long", regions, STEPS, 0, NARROW, cases)
-        wide = trained("wide", whole, STEPS, 0, WIDE, cases)
+        start = WORK / "localized" / "start_0"
+        long = trained("long", regions, MORE_STEPS, 0, cases, start)
         arms["localized, equal steps each"] = measured("long_0", long, regions, test, curves, ruler)
+        setting = config("wide_all_0", "", FIRST_STEPS + MORE_STEPS, 0, WIDE)
+        folder = train("localized/wide_all_0", setting, cases, values_of(whole[0]))
+        wide = [export_segmentation(setting, folder, WORK / "localized" / "bundles")[0]]
         arms["one wider network"] = measured("wide_0", wide, whole, test, curves, ruler)
     write_study("localized", rows(arms), started)
     if not QUICK:

@@ -41,6 +41,7 @@ class Arm:
         picture: ct, outline (of the body) or none. prior: what the other channels hold.
         counts: with how many teaching cases it is tried; 0 stands for all.
         placed: whether crops lie where the ruler puts them, else up to ANYWHERE_MM from there.
+        augmented: whether training bends and recolors its crops. longer: factor on the steps.
     """
 
     name: str
@@ -48,6 +49,8 @@ class Arm:
     prior: str
     counts: tuple[int, ...] = COUNTS
     placed: bool = True
+    augmented: bool = True
+    longer: int = 1
 
 
 ARMS = (Arm("CT", "ct", "none"), Arm("CT + mask", "ct", "mask"),
@@ -56,7 +59,13 @@ ARMS = (Arm("CT", "ct", "none"), Arm("CT + mask", "ct", "mask"),
         Arm("CT + coordinates", "ct", "coordinates"), Arm("CT + shuffled mask", "ct", "shuffled"),
         Arm("CT + atlas", "ct", "atlas", (2, 4, 8, 0)), Arm("CT + score", "ct", "score"),
         Arm("outline only", "outline", "none", (4, 8, 0)),
-        Arm("anywhere: CT + coordinates", "ct", "coordinates", (1, 4), False))  # fmt: skip
+        Arm("anywhere: CT + coordinates", "ct", "coordinates", (1, 4), False),
+        Arm("not augmented: CT", "ct", "none", (1, 2, 4, 8), augmented=False),
+        Arm("not augmented: CT + mask", "ct", "mask", (1, 2, 4, 8), augmented=False),
+        Arm("not augmented: CT + coordinates", "ct", "coordinates", (1, 2), augmented=False),
+        Arm("not augmented: CT + shuffled mask", "ct", "shuffled", (1, 2), augmented=False),
+        Arm("longer: CT", "ct", "none", (1, 4), longer=5),
+        Arm("longer: CT + mask", "ct", "mask", (1, 4), longer=5))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -169,6 +178,9 @@ class Sampler:
         if self.alone:  # the own mask would be the answer: it is moved as far as people differ
             prior = F.grid_sample(prior, bent(rng, SHAPE, OWN_SHIFT_MM / GRID_MM, OWN_SCALE), align_corners=False)
             prior = (prior >= 0.5).float()
+        if not self.arm.augmented:
+            picture = torch.from_numpy(picture_of(self.arm, self.scans[k].hu.astype(np.float32)))[None]
+            return torch.cat([picture, prior], 1), torch.from_numpy(target), torch.from_numpy(known)
         grid = bent(rng, SHAPE, (SHIFT_MM if self.arm.placed else ANYWHERE_MM / 1.5) / GRID_MM, 0.08)
         hu = torch.from_numpy(self.scans[k].hu.astype(np.float32))[None, None] + 1024
         hu = F.grid_sample(hu, grid, align_corners=False)[0, 0].numpy() - 1024

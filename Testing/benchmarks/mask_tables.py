@@ -11,6 +11,7 @@ REFERENCE, MASK = "CT", "CT + mask"
 CONTROLS = ("CT + coordinates", "CT + score", "CT + atlas", "CT + shuffled mask")
 ALONE = ("template itself", "mask only", "outline only", "outline + mask")
 ANYWHERE = ("anywhere: CT", "anywhere: CT + mask", "anywhere: CT + coordinates")
+VARIANTS = {"anywhere": "crops anywhere", "not augmented": "not augmented", "longer": "five times the steps"}
 GAIN_GOAL, ALL_GOAL, ALONE_GOAL, DISTANCE_GOAL = 4.3, -0.01, 0.77, 3.1
 REPEATS = 2000
 
@@ -66,11 +67,14 @@ def gain_rows(found: Found) -> list[Row]:
             judged = ">= 0" if count and control in ("CT + coordinates", "CT + shuffled mask") else ""
             rows += [Row(name, value, "Dice"), Row(f"{name}, lower end", low, "Dice", judged),
                      Row(f"{name}, upper end", high, "Dice")]  # fmt: skip
-        if (ANYWHERE[0], count) in found and (ANYWHERE[1], count) in found:
-            plain, mask = drawn_means([by_person(s) for s in shared(found, list(ANYWHERE[:2]), count)])
-            value, low, high = interval(100 * (mask / plain - 1))
-            name = f"{cases(count)}, crops anywhere: mask channel against CT alone"
-            rows += [Row(name, value, "%"), Row(f"{name}, lower end", low, "%"), Row(f"{name}, upper end", high, "%")]
+        for variant, words in VARIANTS.items():
+            pair = [f"{variant}: {REFERENCE}", f"{variant}: {MASK}"]
+            if all((arm, count) in found for arm in pair):
+                plain, mask = drawn_means([by_person(subsets) for subsets in shared(found, pair, count)])
+                value, low, high = interval(100 * (mask / plain - 1))
+                name = f"{cases(count)}, {words}: mask channel against CT alone"
+                rows += [Row(name, value, "%"), Row(f"{name}, lower end", low, "%"),
+                         Row(f"{name}, upper end", high, "%")]  # fmt: skip
     return rows
 
 
@@ -92,7 +96,9 @@ def write_tables(found: Found) -> None:
     if QUICK:
         return
     counts = [count for arm, count in found if arm == REFERENCE]
-    arms = [arm for arm in (REFERENCE, MASK, *CONTROLS, *ALONE, *ANYWHERE) if any(name == arm for name, _ in found)]
+    others = [f"{variant}: {arm}" for variant in list(VARIANTS)[1:] for arm in (REFERENCE, MASK, *CONTROLS)]
+    known = (REFERENCE, MASK, *CONTROLS, *ALONE, *ANYWHERE, *others)
+    arms = [arm for arm in known if any(name == arm for name, _ in found)]
     lines = ["| given to the network | " + " | ".join(cases(count) for count in counts) + " |",
              "|---|" + "---|" * len(counts)]  # fmt: skip
     curves: dict[str, list] = {}

@@ -6,7 +6,8 @@ Six organs of head and neck at 5 mm. Templates are placed by the score curve in 
 Teaching are 110 long scans, of which subsets are drawn, measured are the 52 short ones, which have taught the score
 network nothing. Every arm trains the same network from the same weights with the same crops, augmentation and steps,
 and has the same number of input channels; only what they hold differs. No validation set chooses anything. Crops lie
-where the ruler puts them, which tells every network a good deal already; the arms "anywhere" know less.
+where the ruler puts them, which tells every network a good deal already; the arms "anywhere" know less. "not augmented"
+and "longer" ask whether a network that may learn its few cases by heart needs the mask more.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def run(learner: Learner, arm: Arm, scans: list[Scan], count: int, number: int) 
     """Train and measure once; plain values."""
     teaching = subset(scans, count, number)
     started = time.process_time()
-    train(learner, arm, teaching, 5 if QUICK else STEPS[count], number)
+    train(learner, arm, teaching, 5 if QUICK else arm.longer * STEPS[count], number)
     seconds = time.process_time() - started
     results = measured(learner, arm, teaching, [scan for scan in scans if not scan.teaches])
     found = np.mean([r.dice for r in results])
