@@ -140,9 +140,11 @@ def _draw(curves: dict[str, list], labels: list[str]) -> None:
 
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     shift = np.linspace(-0.25, 0.25, len(curves))
+    colors = plt.get_cmap("tab20")
     for k, (arm, points) in enumerate(curves.items()):
         x, mean, low, high = np.array(points).T
-        style = {"CT": {"color": "black", "lw": 2}, "CT + mask": {"color": "tab:red", "lw": 2}}.get(arm, {"lw": 1})
+        bold = {"CT": {"color": "black", "lw": 2}, "CT + mask": {"color": "tab:red", "lw": 2}}
+        style = bold.get(arm, {"lw": 1, "color": colors(k % 20)})
         line = "o--" if arm in ALONE else "o:" if arm in ANYWHERE else "o-"
         style |= {"fmt": line, "ms": 4, "capsize": 2, "label": arm}
         axes.errorbar(x + shift[k], mean, [mean - low, high - mean], **style)
