@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from bpr.errors import InputError, OutputError
+from bpr.files import whole
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -23,16 +24,21 @@ FREE_BYTES = 50 * 2**20  # left free on the disk beside what is about to be writ
 
 def write_json(path: Path, content: object) -> None:
     """Replace a JSON file as a whole."""
-    partial = path.with_name(f".{path.name}.partial")
+    with whole(path) as partial, open(partial, "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_image(path: Path) -> sitk.Image:
+    """An image of the project. Raises InputError when the disk does not give it."""
+    import SimpleITK as sitk  # not at file scope: the command line reads this file at every start
+
     try:
-        with open(partial, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1, ensure_ascii=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+        return sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        raise InputError(f"{path} cannot be read.", "Check its permissions and the disk.") from error
 
 
 def write_image(image: sitk.Image, path: Path) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
+from bpr.files import whole
 from bpr.models import Bundle, choose_bundles, sha256
 from bpr.resources import read_table
 from bpr.segmentation.grid import GRID_MM
@@ -63,12 +63,11 @@ def grid_ct(path: Path, cache: Path, need_heights: bool) -> GridCT:
     if found is None or (need_heights and "heights" not in found):
         found = measured(read_volume(path), need_heights)
         cache.mkdir(parents=True, exist_ok=True)
-        partial = stored.with_suffix(".partial.npz")
         arrays = {"hu": found["hu"], "origin": found["origin"]}
         if need_heights:
             arrays["heights"] = np.array(json.dumps(found["heights"]))
-        np.savez_compressed(partial, **arrays)
-        os.replace(partial, stored)
+        with whole(stored) as partial, open(partial, "wb") as file:
+            np.savez_compressed(file, **arrays)
     heights = {name: tuple(pair) for name, pair in found.get("heights", {}).items()}
     return GridCT(found["hu"], tuple(map(float, found["origin"])), heights)
 

@@ -7,8 +7,6 @@ as external data and casts them to single precision, so nothing is stored twice.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import struct
 import tempfile
 import warnings
@@ -23,6 +21,7 @@ from onnx import TensorProto, helper
 from torch import nn
 
 from bpr import __version__
+from bpr.files import whole
 from bpr.models import Bundle, write_sums
 
 OPSET = 17
@@ -38,8 +37,15 @@ def write_bundle(
         example: one input batch; its shape becomes the graph's.
         metadata: MONAI metadata fields with our own under "bpr".
     """
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    with whole(folder) as partial:
+        _fill(partial, network, definition, example, metadata, card)
+    return Bundle(folder)
+
+
+def _fill(
+    partial: Path, network: nn.Module, definition: dict, example: torch.Tensor, metadata: dict, card: str
+) -> None:
+    """Write the files of a bundle into a new folder."""
     for part in ("configs", "models", "docs"):
         (partial / part).mkdir(parents=True)
     names = _first_names(network)
@@ -54,9 +60,6 @@ def write_bundle(
     _write_json(partial / "configs" / "inference.json", {"network_def": definition})
     (partial / "docs" / "README.md").write_text(card, encoding="utf-8")
     write_sums(partial)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
-    return Bundle(folder)
 
 
 def bundle_metadata(

@@ -7,7 +7,6 @@ have several batches; the processes of a torchrun share them, so two learn what 
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from bpr.files import whole
 from bpr.training import processes
 
 
@@ -73,9 +73,8 @@ class Trainer:
         state = {"network": self.network.state_dict(), "averaged": self.averaged, "step": self.step,
                  "optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict(),
                  "seconds": self.seconds, "notes": self.notes}  # fmt: skip
-        partial = self.checkpoint.with_suffix(".partial")
-        torch.save(state, partial)
-        os.replace(partial, self.checkpoint)
+        with whole(self.checkpoint) as partial:
+            torch.save(state, partial)
 
     def resume(self) -> bool:
         """Continue from the checkpoint if there is one."""
