@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -25,16 +26,25 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return options.action(options) or 0
     except BrokenPipeError:
-        return 130
+        return _nobody_reads()
     except BaseException as error:  # noqa: BLE001 - the last place where an error can be put into words
         if isinstance(error, SystemExit):
             raise
         code, event = explain(error)
         if getattr(options, "json", False):
-            print_event(event)
+            try:
+                print_event(event)
+            except BrokenPipeError:
+                return _nobody_reads()
         else:
             print(f"bpr: {event['message']} {event['advice']}".rstrip(), file=sys.stderr)
         return code
+
+
+def _nobody_reads() -> int:
+    """The exit code when who started us has gone; what Python would still write at its end goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 130
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -124,7 +134,8 @@ def _list_models(options: argparse.Namespace) -> None:
     for bundle in list_bundles():
         try:
             size, use = bundle.size_mb(), bundle.facts["use"]
-            print(f"{bundle.name:26} {bundle.version:8} {bundle.slot:16} {size:5.1f} MB  {use}")
+            modality = bundle.facts.get("modality", "CT")
+            print(f"{bundle.name:26} {bundle.version:8} {bundle.slot:16} {modality:3} {size:5.1f} MB  {use}")
         except BPRError as error:
             print(f"{bundle.name:28} unusable: {error}")
 
@@ -189,6 +200,7 @@ def _add_training(commands) -> None:
     evaluate.add_argument("kind", choices=("score", "segmentation"))
     evaluate.add_argument("bundle", help="bundle name, or 'localized' for the regions' networks together")
     evaluate.add_argument("data", type=Path, help="data folder, see docs/training.md")
+    evaluate.add_argument("--config", type=Path, help="training configuration of a domain's bundle: it tells the cases")
     evaluate.add_argument("--out", type=Path, help="also write the table here as JSON")
     evaluate.set_defaults(action=_evaluate)
 
@@ -226,7 +238,7 @@ def _make_bundle(options: argparse.Namespace) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     from bpr.evaluation.report import evaluate_bundle
 
-    evaluate_bundle(options.kind, options.bundle, options.data, options.out)
+    evaluate_bundle(options.kind, options.bundle, options.data, options.out, options.config)
 
 
 if __name__ == "__main__":

@@ -55,8 +55,8 @@ class Bundle:
 
     @property
     def can_learn(self) -> bool:
-        """Whether corrected cases can fine-tune it: a segmentation network of the common label table."""
-        return self.role in ("region", "baseline")
+        """Whether corrected cases can fine-tune it: a network that segments organs, or tissues of a slice."""
+        return self.role in ("region", "baseline", "body_composition")
 
     @property
     def version(self) -> str:
@@ -189,6 +189,18 @@ def find_bundle(name: str) -> Bundle:
     raise BundleError(f"There is no model named {name}.", f"Installed models: {known}.")
 
 
+def domain_models(names: list[str] | None = None) -> list[Bundle]:
+    """The installed bundles for another anatomy or modality, or those of them with these names; no damaged ones."""
+    found = []
+    for bundle in list_bundles() if names is None or names else ():
+        try:
+            if bundle.role == "domain" and (names is None or bundle.name in names):
+                found.append(bundle)
+        except BundleError:
+            continue
+    return found
+
+
 def used_models() -> dict[str, list[str]]:
     """Slot to the names that a person put into use instead of the shipped model, the latest last.
 
@@ -214,12 +226,14 @@ def names_in_use() -> dict[str, str]:
 def choose_bundles(requested: list[str]) -> dict[str, Bundle]:
     """Bundle per slot ("score", "baseline", region names).
 
-    What ships is replaced by what a person put into use, and that by what is requested now.
+    What ships is replaced by what a person put into use, and that by what is requested now. A domain's bundle runs only
+    when it is requested: which scans it fits, a person must say.
     """
     chosen: dict[str, Bundle] = {}
     for bundle in list_bundles():
         try:
-            chosen.setdefault(bundle.slot, bundle)
+            if bundle.role != "domain":
+                chosen.setdefault(bundle.slot, bundle)
         except BundleError:
             continue  # someone else's bundle in the user's folder must not stop the shipped ones
     chosen |= {slot: Bundle(user_models_dir() / name) for slot, name in names_in_use().items()}

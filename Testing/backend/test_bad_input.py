@@ -197,3 +197,14 @@ def test_a_missing_job_file(tmp_path, capfd):
     assert job_main([str(tmp_path / "none.json")]) == 2
     assert job_main([]) == 2
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("arguments", [["models", "list"], ["run", "nowhere.nii", "--out", "out", "--json"]])
+def test_nobody_reads_what_is_said(tmp_path, arguments):
+    """The reader of a pipe has gone, as with ``bpr ... | head`` or a Slicer that crashed: the program just ends."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "bpr.cli", *arguments]
+    ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, cwd=tmp_path, timeout=120)
+    os.close(writing)
+    assert ended.returncode == 130 and ended.stderr == b"" and not any(tmp_path.iterdir())

@@ -50,6 +50,15 @@ def test_each_slice_has_its_own_rescale(tmp_path):
     assert np.array_equal(voxels(read_volume(tmp_path).image), hu)
 
 
+@pytest.mark.parametrize("number", ["1e30", "-1e30", "3e9"])
+def test_a_senseless_rescale_is_one_sentence(tmp_path, number):
+    write_series(tmp_path, trunk_array())
+    for path in tmp_path.glob("*.dcm"):
+        rewrite(path, lambda values: setattr(values, "RescaleIntercept", number))
+    with pytest.raises(InputError, match="all its voxels are"):
+        read_volume(tmp_path)
+
+
 def test_one_file_stands_for_its_series(tmp_path):
     write_series(tmp_path, trunk_array())
     write_series(tmp_path / "below", trunk_array(), series="1.2.9")

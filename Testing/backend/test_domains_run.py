@@ -14,6 +14,7 @@ pytest.importorskip("monai", reason="training needs monai, which this environmen
 yaml = pytest.importorskip("yaml", reason="training needs pyyaml, which this environment leaves out")
 
 from domain_samples import toy_intensities, toy_labels  # noqa: E402
+from volume_samples import trunk_array, write_series  # noqa: E402
 
 from bpr.cli import main  # noqa: E402
 from bpr.compute.engines import OpenVinoEngine, TorchEngine  # noqa: E402
@@ -102,6 +103,77 @@ def test_an_mr_is_segmented_without_scores(models, tmp_path):
     assert summary["verdict"] is None and len(summary["segments"]) == 2
 
 
+def write_mr_series(folder: Path, image: sitk.Image, modality: str = "MR") -> Path:
+    """The same scan as axial DICOM slices."""
+    array = sitk.GetArrayFromImage(sitk.DICOMOrient(image, "LPS"))
+    spacing = image.GetSpacing()
+    return write_series(folder, array, spacing[2] * np.arange(len(array)), Modality=modality, RescaleIntercept=0,
+                        PixelSpacing=[spacing[1], spacing[0]])  # fmt: skip
+
+
+def test_a_dicom_series_of_mr_gives_what_the_same_scan_as_a_file_gives(models, tmp_path):
+    image = sitk.ReadImage(str(write_scan(tmp_path / "new", "smooth", 77)))
+    whole = sitk.Cast(sitk.Round(image), sitk.sitkInt16)
+    sitk.WriteImage(whole, str(tmp_path / "whole.nii.gz"))
+    series = write_mr_series(tmp_path / "series", whole)
+    write_series(tmp_path / "series" / "ct", trunk_array(30), series="1.2.9")  # more slices, and not asked for
+    labels = []
+    for number, scan in enumerate((tmp_path / "whole.nii.gz", series, series / "000.dcm")):
+        result = run_job(JobRequest(str(scan), str(tmp_path / f"out{number}"), bundles=["toys_smooth_mr"]))
+        assert "ct_only" in [notice.code for notice in result.notices]
+        found = sitk.DICOMOrient(sitk.ReadImage(str(tmp_path / f"out{number}" / "segmentation.seg.nrrd")), "LPS")
+        labels.append(sitk.GetArrayFromImage(found))
+    assert set(np.unique(labels[0])) == {0, 4, 9}
+    assert all((labels[0] == other).mean() > 0.999 for other in labels[1:])
+    assert "a CT series" not in str(result.notices)
+
+
+def test_what_dicom_says_against_the_model_is_a_sentence(models, tmp_path):
+    ct, mr = write_series(tmp_path / "ct", trunk_array()), write_series(tmp_path / "mr", trunk_array(), Modality="MR")
+    for scan, says in ((ct, "ct holds no MR but CT"), (ct / "000.dcm", "000.dcm holds no MR but CT")):
+        with pytest.raises(InputError, match=says) as caught:
+            run_job(JobRequest(str(scan), str(tmp_path / "out"), bundles=["toys_smooth_mr"]))
+        assert "The chosen model is for MR" in caught.value.advice
+    for scan in (mr, mr / "000.dcm", write_scan(tmp_path / "new", "smooth", 3)):
+        with pytest.raises(InputError) as caught:
+            run_job(JobRequest(str(scan), str(tmp_path / "out")))
+        assert "for another modality choose a model that says so" in caught.value.advice
+    assert not (tmp_path / "out").exists()
+
+
+def test_evaluate_tells_dice_by_domain_and_structure_and_the_gap(models, tmp_path, capsys):
+    out = tmp_path / "numbers.json"
+    command = ["evaluate", "segmentation", "toys", str(models / "data"), "--config", str(models / "toys.yaml")]
+    assert main([*command, "--out", str(out)]) == 0
+    printed, numbers = capsys.readouterr().out, json.loads(out.read_text())
+    assert "| Dice, smooth MR: left toy |" in printed and "grainy MR: training minus test Dice" in printed
+    assert {entry["case"] for entry in numbers["by case"] if not entry["taught"]} == {
+        entry["case"] for own in json.loads((models / "work" / "toys" / "report.json").read_text()).values()
+        for entry in own["test"]}, "the cases that were left out are those of the training's report"  # fmt: skip
+    dice = numbers["dice"]
+    assert dice["smooth MR: all structures"]["n"] == 2 and dice["smooth MR: training cases"]["n"] == 8
+    gap = dice["smooth MR: training cases"]["mean"] - dice["smooth MR: all structures"]["mean"]
+    assert numbers["gap"]["smooth MR"] == pytest.approx(gap) and dice["smooth MR: all structures"]["mean"] > 0.3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["segmentation", "toys_smooth_mr"], "its cases are not known"),
+        (["segmentation", "other", "--config", "toys.yaml"], "other is no bundle of toys"),
+        (["segmentation", "toys", "--config", "segmentation_baseline.yaml"], "lists no domains"),
+        (["score", "toys_smooth_mr"], "gives no scores"),
+        (["segmentation", "bpr_body_composition"], "a model for body composition"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_said_in_a_sentence(models, monkeypatch, capsys, arguments, says):
+    monkeypatch.chdir(models)
+    kind, name, *more = arguments
+    assert main(["evaluate", kind, name, str(models / "data"), *more]) == 2
+    printed = " ".join(capsys.readouterr().err.split())
+    assert says in printed and "Traceback" not in printed
+
+
 def test_an_unknown_domain_is_guessed_with_a_warning(models, tmp_path, capsys):
     names = ["toys_smooth_mr", "toys_grainy_mr"]
     for look in LOOKS:
@@ -134,3 +206,12 @@ def test_a_configuration_that_does_not_fit_is_refused_in_a_sentence(trained, tmp
         path.write_text(yaml.safe_dump(config | change))
         assert main(["train", "segmentation", str(path), "--work", str(tmp_path)]) == 2
         assert "Traceback" not in capsys.readouterr().err
+
+
+def test_the_list_of_models_says_the_modality_and_a_batch_refuses_them(models, tmp_path, capsys):
+    assert main(["models", "list"]) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("toys_smooth_mr"))
+    assert " MR " in row
+    scan = write_scan(tmp_path / "new", "smooth", 4)
+    assert main(["batch", str(scan), "--out", str(tmp_path / "out"), "--bundle", "toys_smooth_mr"]) == 2
+    assert "toys_smooth_mr gives no scores" in capsys.readouterr().err and not (tmp_path / "out").exists()

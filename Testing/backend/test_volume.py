@@ -316,6 +316,20 @@ def test_fractions_stay_and_extremes_are_clipped(tmp_path):
     assert voxels(volume.image)[3, 3, 3] == array[3, 3, 3]
 
 
+def test_what_is_no_ct_keeps_its_values(tmp_path):
+    """An MR may be brighter than any CT, has no air, and is read only where its modality is asked for."""
+    bright = trunk_array().astype(np.int64) * 20 + 30000
+    series = write_series(tmp_path / "mr", bright, Modality="MR", RescaleIntercept=0)
+    volume = read_volume(series, "MR")
+    assert bright.max() > 32767 and np.array_equal(voxels(volume.image), bright) and volume.notices == []
+    holes = bright.astype(np.float32)
+    holes[2, 3:5, 4] = np.nan
+    volume = read_volume(array_file(tmp_path / "a.nii.gz", holes), "MR")
+    assert codes(volume) == ["nan_replaced"] and voxels(volume.image).min() == bright.min()
+    with pytest.raises(InputError, match="mr holds no CT but MR"):
+        read_volume(series)
+
+
 def test_nan_and_infinity_become_air(tmp_path):
     array = trunk_array().astype(np.float32)
     array[2, 3:5, 4], array[3, 3, 3] = np.nan, np.inf

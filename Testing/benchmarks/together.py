@@ -4,7 +4,8 @@ make study NAME=together       (QUICK=1: two cases and a few steps, nothing is s
 
 Both trainings take BPRTraining's own way (``bpr finetune``), the second with ``--together``. The other project holds
 other people in a third scanner; all are open scans that the shipped bundle knows as they were, so only the scanners are
-new. Measured on the people whose scans never teach, in the new scanner. BPR_SEED_BUDGET sets each time budget (10m).
+new. Measured on the people whose scans never teach, in the new scanner. BPR_SEED_BUDGET sets each time budget (10m),
+which is time by the clock: a busy machine learns less in it. About 30 minutes of one core, QUICK 3.
 """
 
 from __future__ import annotations

@@ -46,7 +46,11 @@ def _batch(options: argparse.Namespace, only: dict[str, tuple[str, ...]]) -> int
     from bpr.batch.inputs import find_scans
     from bpr.batch.run import run_batch
     from bpr.batch.scan import Plan
+    from bpr.models import domain_models
 
+    for model in domain_models(options.bundle):
+        raise InputError(f"{model.name} gives no scores, which every row of a batch has.",
+                         f"Run its scans one by one: bpr run SCAN --bundle {model.name}.")  # fmt: skip
     produce = only[options.only] if options.only else PRODUCTS
     dropped = {"scene"} - ({"scene"} if options.scene else set()) | ({"report"} if options.no_report else set())
     workers = None if options.scheduler else _workers(options)

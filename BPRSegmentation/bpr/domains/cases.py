@@ -59,7 +59,7 @@ def load_domain(domain: Domain, data: Path, rows: list[dict[str, str]] | None = 
     for row in domain_rows(domain, data) if rows is None else rows:
         label_path = folder / domain.labels.format(id=row["id"])
         image, labels = _on_grid(folder / domain.image.format(id=row["id"]), label_path, domain)
-        known = _known(domain, row, label_path)
+        known = known_channels(domain, row, label_path)
         lookup = np.zeros(256, np.uint8)
         for value, name in domain.values.items():
             lookup[value] = domain.channel_of.get(name, 0)
@@ -69,7 +69,7 @@ def load_domain(domain: Domain, data: Path, rows: list[dict[str, str]] | None = 
     return cases
 
 
-def _known(domain: Domain, row: dict[str, str], label_path: Path) -> np.ndarray:
+def known_channels(domain: Domain, row: dict[str, str], label_path: Path) -> np.ndarray:
     """What is drawn or surely absent: from ``<labels>.json``, from a column of label values, else everything."""
     known = np.ones(len(domain.structures) + 1, bool)
     hint = label_path.with_name(label_path.name.removesuffix(".nii.gz") + ".json")

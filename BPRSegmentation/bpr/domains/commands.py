@@ -13,11 +13,12 @@ import torch
 from torch import nn
 
 from bpr.domains.cases import DomainCase, domain_rows, load_domain
-from bpr.domains.contrast import Contrast, depth_channels
+from bpr.domains.contrast import Contrast
 from bpr.domains.definition import Domain, read_domain
 from bpr.domains.ensemble import Ensemble
 from bpr.domains.inference import labels_of
-from bpr.domains.learning import Recipe, case_predictor, learn_folds
+from bpr.domains.learning import Network, Recipe, case_predictor, learn_folds
+from bpr.domains.natural import NATURAL, SliceUNet, start_from_photographs
 from bpr.domains.nearest import FeatureStatistics
 from bpr.domains.network import DomainUNet
 from bpr.domains.prior import LabelCoder, PriorTerm, coarse_sampler, coder_loss
@@ -40,8 +41,9 @@ class Plan:
 
     Attributes:
         domains, rows: with each domain's (training, test) rows of its table; ``held_out`` of the patients are test.
-        own_norms, own_heads: see DomainUNet. contrast: settings of Contrast, or none. prior: weight of the anatomical
-            prior's loss term, 0 for none, and ``prior_steps`` of its own training.
+        own_norms, own_heads: see DomainUNet. natural: whether the encoder starts from photographs (see SliceUNet).
+        contrast: settings of Contrast, or none. prior: weight of the anatomical prior's loss term, 0 for none, and
+            ``prior_steps`` of its own training.
     """
 
     config: dict
@@ -51,6 +53,7 @@ class Plan:
     recipe: Recipe
     own_norms: bool
     own_heads: bool
+    natural: bool
     contrast: dict
     prior: float
     prior_steps: int
@@ -69,7 +72,13 @@ class Plan:
                              "docs/domains.md lists the settings.") from None  # fmt: skip
         rows = [split_rows(domain, domain_rows(domain, data), config.get("held_out", 0.2), config.get("cases"))
                 for domain in domains]  # fmt: skip
-        own = (config.get("own_norms", True), config.get("own_heads", True))
+        encoder = config.get("encoder", "")
+        if encoder not in ("", NATURAL):
+            raise InputError(f"There is no encoder {encoder!r}.", f"Write {NATURAL}, or leave it out.")
+        for domain, (teaching, _) in zip(domains, rows, strict=True):
+            if not teaching:
+                raise InputError(f"No case of {domain.name} is left to teach.", "Add cases or lower held_out.")
+        own = (config.get("own_norms", True), config.get("own_heads", True), bool(encoder))
         prior = (float(config.get("prior", 0)), int(config.get("prior_steps", 300)))
         return cls(config, data, domains, rows, recipe, *own, config.get("contrast") or {}, *prior)
 
@@ -86,20 +95,28 @@ class Plan:
         """A domain's cases of patients that neither teach nor choose weights."""
         return load_domain(self.domains[domain], self.data, self.rows[domain][1])
 
-    def build(self, recipe: Recipe) -> DomainUNet:
+    def build(self, recipe: Recipe) -> Network:
         """An untrained network."""
-        classes = [len(domain.structures) for domain in self.domains]
-        return DomainUNet(classes, self.config["filters"], len(self.domains[0].inputs), self.own_norms, self.own_heads,
-                          recipe.dropout)  # fmt: skip
+        classes, channels = [len(domain.structures) for domain in self.domains], len(self.domains[0].inputs)
+        if self.natural:
+            return SliceUNet(classes, channels)
+        return DomainUNet(classes, self.config["filters"], channels, self.own_norms, self.own_heads, recipe.dropout)
+
+    def started(self, recipe: Recipe) -> Network:
+        """What a training begins with. Raises InputError where the weights from photographs are not installed."""
+        network = self.build(recipe)
+        if self.natural:
+            start_from_photographs(network)
+        return network
 
     def sampler(self, cases: list[list[DomainCase]]) -> DomainSampler:
         """Patches of these cases."""
         recipe = self.recipe
         return DomainSampler(self.domains, cases, self.patch, recipe.augmentation, recipe.foreground, recipe.balance)
 
-    def terms(self, coder: LabelCoder | None) -> list[nn.Module]:
+    def terms(self, network: Network, coder: LabelCoder | None) -> list[nn.Module]:
         """The additional loss terms."""
-        terms = [Contrast(depth_channels(self.config["filters"]), **self.contrast)] if self.contrast else []
+        terms = [Contrast(network.depth_channels, **self.contrast)] if self.contrast else []
         return terms + ([PriorTerm(coder, self.prior)] if coder else [])
 
 
@@ -112,8 +129,6 @@ def split_rows(domain: Domain, rows: list[dict], held_out: float, most: int | No
     rows = sorted(rows, key=lambda row: (place[row.get(domain.patient, row["id"])], row["id"]))
     sides = ([r for r in rows if (r.get(domain.patient, r["id"]) in test) == side] for side in (False, True))
     training, tested = sides
-    if not training:
-        raise InputError(f"No case of {domain.name} is left to teach.", "Add cases or lower held_out.")
     return training[:most], tested
 
 
@@ -124,8 +139,8 @@ def train_domains(config: dict, beside: Path, work: Path, resume: bool) -> Path:
     for domain, own in zip(plan.domains, cases, strict=True):
         print(f"{domain.name} ({domain.modality}): {len(own)} cases teach, {len(domain.structures)} structures")
     coder = train_coder(plan.sampler(cases), folder / "prior", plan.prior_steps, resume) if plan.prior else None
-    networks = learn_folds(plan.build, plan.sampler, cases, plan.recipe, folder,
-                           lambda network: plan.terms(coder), resume)  # fmt: skip
+    networks = learn_folds(plan.started, plan.sampler, cases, plan.recipe, folder,
+                           lambda network: plan.terms(network, coder), resume)  # fmt: skip
     report = {}
     for number, domain in enumerate(plan.domains):
         predict = case_predictor(networks, number, plan.recipe, domain.partner)
@@ -202,12 +217,12 @@ def bundle_name(config: dict, domain: Domain) -> str:
     return f"{config['bundle']}_{re.sub(r'[^a-z0-9]+', '_', domain.name.lower()).strip('_')}"
 
 
-def _package(plan: Plan, number: int, networks: list[DomainUNet], report: dict) -> Bundle:
+def _package(plan: Plan, number: int, networks: list[Network], report: dict) -> Bundle:
     domain, config = plan.domains[number], plan.config
     branches = [network.eval().branch(number) for network in networks]
     classes, channels = len(domain.structures) + 1, len(domain.inputs)
-    definition = {"_target_": "Ensemble", "members": len(branches), "classes": classes, "filters": config["filters"],
-                  "channels": channels}  # fmt: skip
+    definition = {"_target_": "Ensemble", "members": len(branches), "classes": classes, "channels": channels,
+                  "filters": [] if plan.natural else config["filters"]}  # fmt: skip
     statistics = FeatureStatistics.of(branches[0], plan.training()[number], plan.patch)
     structures = [structure.id for structure in domain.structures]
     facts = {"role": "domain", "modality": domain.modality, "use": config["use"], "structures": structures,

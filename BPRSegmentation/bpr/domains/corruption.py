@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import ndimage
 
 from bpr.training.cases import OUTSIDE
 
@@ -19,7 +18,7 @@ def corrupted(
         partner: output channel of the other side for every channel; without a pair any two structures are swapped.
         kind: one of KINDS; drawn when empty.
     """
-    present = [int(v) for v in np.unique(labels) if v not in (0, OUTSIDE) and (labels == v).sum() >= 8]
+    present = [v for v, n in enumerate(np.bincount(labels.ravel())) if v not in (0, OUTSIDE) and n >= 8]
     kind = kind or KINDS[rng.integers(len(KINDS))]
     if not present or (kind == "swapped" and len(present) < 2):
         return labels, ""
@@ -46,12 +45,14 @@ def _swap(changed: np.ndarray, labels: np.ndarray, present: list[int], partner: 
 def _shift(changed: np.ndarray, labels: np.ndarray, value: int, rng) -> None:
     """Move a structure by half to all of its extent along each of one to three axes."""
     mask = labels == value
-    extent = np.ptp(np.argwhere(mask), axis=0) + 1
+    voxels = np.argwhere(mask)
+    extent = np.ptp(voxels, axis=0) + 1
     moved = rng.permutation([True, rng.random() < 0.5, rng.random() < 0.5])
     shift = np.round(extent * rng.uniform(0.5, 1.0, 3)) * rng.choice([-1, 1], 3) * moved
-    there = ndimage.shift(mask.astype(np.uint8), shift, order=0) > 0
+    there = voxels + shift.astype(int)
+    there = tuple(there[((there >= 0) & (there < labels.shape)).all(1)].T)
     changed[mask] = 0
-    changed[there & (labels != OUTSIDE)] = value
+    changed[there] = np.where(labels[there] == OUTSIDE, OUTSIDE, value)
 
 
 def _leak(changed: np.ndarray, labels: np.ndarray, value: int, rng) -> None:
@@ -63,6 +64,7 @@ def _leak(changed: np.ndarray, labels: np.ndarray, value: int, rng) -> None:
     distance = sum(((axis - at) / r) ** 2 for axis, at, r in zip(axes, (z, y, x), radii, strict=True))
     free = (labels == 0) | ((labels != OUTSIDE) & ~mask)
     count = int(mask.sum() * rng.uniform(0.5, 2.0))
-    order = np.sort(distance[free])
-    if len(order):
-        changed[free & (distance <= order[min(count, len(order) - 1)])] = value
+    near = distance[free]
+    if len(near):
+        last = min(count, len(near) - 1)
+        changed[free & (distance <= np.partition(near, last)[last])] = value

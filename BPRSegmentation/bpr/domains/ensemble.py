@@ -22,5 +22,9 @@ class Ensemble(nn.Module):
 
 
 def build_ensemble(members: int, classes: int, filters: list[int], channels: int) -> Ensemble:
-    """Untrained, as a bundle's definition asks for it."""
-    return Ensemble([build_network(classes, filters, channels) for _ in range(members)])
+    """Untrained, as a bundle's definition asks for it; without filters its members are those of slices."""
+    if filters:
+        return Ensemble([build_network(classes, filters, channels) for _ in range(members)])
+    from bpr.domains.natural import SliceBranch
+
+    return Ensemble([SliceBranch(classes, channels) for _ in range(members)])

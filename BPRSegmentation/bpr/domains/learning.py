@@ -13,7 +13,8 @@ from torch import nn
 
 from bpr.domains.cases import DomainCase
 from bpr.domains.inference import ensemble, labels_of, mirrored
-from bpr.domains.network import DomainUNet, Outputs
+from bpr.domains.natural import SliceUNet
+from bpr.domains.network import DomainUNet, Outputs, placed
 from bpr.domains.sampling import Augmentation, DomainSampler, Patch
 from bpr.evaluation.agreement import dice_by_channel
 from bpr.segmentation.windows import Predictor
@@ -22,6 +23,10 @@ from bpr.training.segmentation import LOW_WEIGHT, marginal_loss
 from bpr.training.supervision import compiled, has_fast_bfloat16
 
 LEAST_GAIN = 0.001  # of Dice that counts as better
+SLOW = 0.1  # share of the learning rate for weights that were taught elsewhere
+
+
+Network = DomainUNet | SliceUNet
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,7 @@ class Step:
 class Learner(nn.Module):
     """The network with what learns beside it. ``terms`` map a Step to a weighted scalar; their parameters train too."""
 
-    def __init__(self, network: DomainUNet, terms: Sequence[nn.Module] = ()):
+    def __init__(self, network: Network, terms: Sequence[nn.Module] = ()):
         super().__init__()
         self.network, self.terms = network, nn.ModuleList(terms)
 
@@ -156,8 +161,7 @@ def learn(
         The measurements: step and mean Dice of the left-out patients.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    learner.to(device, memory_format=torch.channels_last_3d)
-    trainer = Trainer(learner, [{"params": list(learner.parameters())}], recipe.schedule(), folder)
+    trainer = Trainer(placed(learner, device), _rate_groups(learner), recipe.schedule(), folder)
     if resume:
         trainer.resume()
     history: list[dict] = trainer.notes.setdefault("history", [])
@@ -185,7 +189,15 @@ def learn(
     return history
 
 
-def mean_dice(network: DomainUNet, sampler: DomainSampler, cases: list[list[DomainCase]]) -> float:
+def _rate_groups(learner: Learner) -> list[dict]:
+    """Optimizer parameter groups: what was taught elsewhere moves slowly."""
+    slow = learner.network.pretrained()
+    taught = {id(parameter) for parameter in slow}
+    rest = [parameter for parameter in learner.parameters() if id(parameter) not in taught]
+    return [{"params": rest}, *([{"params": slow, "scale": SLOW}] if slow else [])]
+
+
+def mean_dice(network: Network, sampler: DomainSampler, cases: list[list[DomainCase]]) -> float:
     """Mean over domains of the mean Dice over their cases and structures."""
     means = []
     for number, own in enumerate(cases):
@@ -196,10 +208,10 @@ def mean_dice(network: DomainUNet, sampler: DomainSampler, cases: list[list[Doma
     return float(np.mean(means))
 
 
-def predictor(network: DomainUNet, domain: int) -> Predictor:
+def predictor(network: Network, domain: int) -> Predictor:
     """A domain's branch as a function of arrays: (n, channels, z, y, x) to logits."""
     bfloat = has_fast_bfloat16("cpu")
-    plain = network.branch(domain).to(memory_format=torch.channels_last_3d)
+    plain = placed(network.branch(domain))
 
     def predict(batch: np.ndarray) -> np.ndarray:
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat):
@@ -220,14 +232,14 @@ def folds_of(cases: list[DomainCase], folds: int) -> list[tuple[list[DomainCase]
     return split[: max(folds, 1)]
 
 
-Build = Callable[[Recipe], DomainUNet]
+Build = Callable[[Recipe], Network]
 
 
 def learn_folds(
     build: Build, sampler_of: Callable[[list[list[DomainCase]]], DomainSampler], cases: list[list[DomainCase]],
-    recipe: Recipe, folder: Path, terms: Callable[[DomainUNet], Sequence[nn.Module]] = lambda network: (),
+    recipe: Recipe, folder: Path, terms: Callable[[Network], Sequence[nn.Module]] = lambda network: (),
     resume: bool = False,
-) -> list[DomainUNet]:  # fmt: skip
+) -> list[Network]:  # fmt: skip
     """One network for each fold, each with its own patients left out; without checks all cases teach.
 
     Args:
@@ -254,7 +266,7 @@ def learn_folds(
     return networks
 
 
-def case_predictor(networks: list[DomainUNet], domain: int, recipe: Recipe, partner: np.ndarray) -> Predictor:
+def case_predictor(networks: list[Network], domain: int, recipe: Recipe, partner: np.ndarray) -> Predictor:
     """What a trained set of folds says, mirrored if the recipe says so."""
     predict = ensemble([predictor(network, domain) for network in networks]) if len(networks) > 1 else (
         predictor(networks[0], domain))  # fmt: skip

@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
-from monai.networks.nets import DynUNet
+from torch import nn
 
 from bpr.domains.cases import DomainCase
+from bpr.domains.natural import SliceBranch
 from bpr.errors import Notice
 from bpr.segmentation.windows import tile_starts
 
@@ -25,7 +26,7 @@ class FeatureStatistics:
     spread: tuple[float, ...]
 
     @classmethod
-    def of(cls, network: DynUNet, cases: list[DomainCase], tile: tuple[int, int, int]) -> FeatureStatistics:
+    def of(cls, network: nn.Module, cases: list[DomainCase], tile: tuple[int, int, int]) -> FeatureStatistics:
         """Over the cases that the branch learned from."""
         vectors = np.array([feature_vector(network, case.image, tile) for case in cases])
         return cls(tuple(np.round(vectors.mean(0), 4).tolist()), tuple(np.round(vectors.std(0), 4).tolist()))
@@ -46,21 +47,32 @@ class FeatureStatistics:
 
 
 @torch.inference_mode()
-def feature_vector(network: DynUNet, image: np.ndarray, tile: tuple[int, int, int]) -> np.ndarray:
+def feature_vector(network: nn.Module, image: np.ndarray, tile: tuple[int, int, int]) -> np.ndarray:
     """Mean and log standard deviation of every encoder channel on the middle tile of (channels, z, y, x)."""
     starts = [tile_starts(n, t) for n, t in zip(image.shape[1:], tile, strict=True)]
     box = tuple(slice(s[len(s) // 2], s[len(s) // 2] + t) for s, t in zip(starts, tile, strict=True))
     part = image[(slice(None), *box)]
     pad = [(0, t - n) for n, t in zip(part.shape[1:], tile, strict=True)]
     part = np.stack([np.pad(channel, pad, constant_values=channel.min()) for channel in part])
-    x, found = torch.from_numpy(part)[None], []
-    for level in (network.input_block, *network.downsamples, network.bottleneck):
-        x = level(x)
-        found += [x.mean((0, 2, 3, 4)), torch.log(x.std((0, 2, 3, 4)) + 1e-3)]
+    found = []
+    for x in _encoded(network, torch.from_numpy(part)[None]):
+        channels = x.transpose(0, 1).flatten(1)
+        found += [channels.mean(1), torch.log(channels.std(1) + 1e-3)]
     return torch.cat(found).numpy()
 
 
-def nearest(images: list[np.ndarray], networks: list[DynUNet], known: list[FeatureStatistics],
+def _encoded(network: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
+    """The features (n, channels, ...) of all encoder levels of a branch."""
+    if isinstance(network, SliceBranch):
+        return network.trunk.encoded(x)
+    found = []
+    for level in (network.input_block, *network.downsamples, network.bottleneck):
+        x = level(x)
+        found.append(x)
+    return found
+
+
+def nearest(images: list[np.ndarray], networks: list[nn.Module], known: list[FeatureStatistics],
             tile: tuple[int, int, int]) -> list[float]:  # fmt: skip
     """Distance to each domain; ``images`` are the same scan as each domain normalizes it."""
     return [

@@ -32,7 +32,7 @@ class Outputs:
 
 
 class DomainNorm(nn.Module):
-    """Instance normalization whose scale and shift are chosen by domain; plain tensor operations, so it compiles."""
+    """Instance normalization with a scale and a shift of each domain's own; all samples' channels as one batch's."""
 
     def __init__(self, channels: int, branches: int, eps: float = 1e-5):
         super().__init__()
@@ -42,11 +42,10 @@ class DomainNorm(nn.Module):
 
     def forward(self, x: torch.Tensor, branch: torch.Tensor) -> torch.Tensor:
         """x (n, channels, z, y, x), branch (n,) long; the same shape and type, statistics in single precision."""
-        wide = x.float()
-        mean = wide.mean((2, 3, 4), keepdim=True)
-        variance = (wide - mean).square().mean((2, 3, 4), keepdim=True)
-        scale = self.weight[branch][:, :, None, None, None] * torch.rsqrt(variance + self.eps)
-        return (wide * scale + (self.bias[branch][:, :, None, None, None] - mean * scale)).to(x.dtype)
+        each = x.contiguous().flatten(0, 1)[None]  # batch norm is a single fast operation forth and back
+        scale, shift = self.weight[branch].flatten(), self.bias[branch].flatten()
+        even = F.batch_norm(each, None, None, scale, shift, True, 0.0, self.eps)[0].view(x.shape)
+        return even.contiguous(memory_format=torch.channels_last_3d)
 
 
 class DomainUNet(nn.Module):
@@ -73,6 +72,15 @@ class DomainUNet(nn.Module):
         outputs = [n + 1 for n in classes] if own_heads else [1 + sum(classes)]
         self.heads = nn.ModuleList(nn.Conv3d(filters[0], n, 1) for n in outputs)
         self.low_heads = nn.ModuleList(nn.Conv3d(filters[1], n, 1) for n in outputs)
+
+    @property
+    def depth_channels(self) -> list[int]:
+        """Channels of ``features``."""
+        return [*self.filters, *reversed(self.filters[:-1])]
+
+    def pretrained(self) -> list[nn.Parameter]:
+        """What shall move slowly: nothing here."""
+        return []
 
     def channels_of(self, domain: int) -> list[int]:
         """The head's channels that belong to a domain, background first."""
@@ -137,3 +145,12 @@ def _block(block: nn.Module, x: torch.Tensor, branch: torch.Tensor) -> torch.Ten
     """A DynUNet block (two convolutions) with the branch's norms."""
     x = block.lrelu(block.norm1(block.conv1(x), branch))
     return block.lrelu(block.norm2(block.conv2(x), branch))
+
+
+def placed(network: nn.Module, device: str = "cpu") -> nn.Module:
+    """The network on a device, the filters of volumes channels-last, which is the fast layout on a CPU."""
+    network.to(device)
+    for parameter in network.parameters():
+        if parameter.dim() == 5:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
+    return network

@@ -1,14 +1,12 @@
 """Anatomical prior: an auto-encoder of label maps over all anatomies.
 
-It learns to give back a label map from a short code, to mend a map that was corrupted, and to tell from the code if
-one was. Two uses: the distance between the codes of a prediction and of the truth is a loss term (Oktay et al., ACNN,
-IEEE TMI 2018), and the verdict on the code of a finished segmentation is how plausible that one is.
+It learns to give back a label map from a short code, and to mend a map that was corrupted. The distance between the
+codes of a prediction and of the truth is a loss term (Oktay et al., ACNN, IEEE TMI 2018).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -20,13 +18,11 @@ from bpr.domains.cases import DomainCase
 from bpr.domains.corruption import corrupted
 from bpr.domains.learning import Step
 from bpr.domains.sampling import Augmentation, DomainSampler
-from bpr.segmentation.windows import tile_starts
 from bpr.training.cases import OUTSIDE
 from bpr.training.supervision import has_fast_bfloat16
 
 POOLINGS = 3  # before the code
-COARSE = 2  # label maps are judged at half resolution
-JUDGED = 2.0  # weight of telling real from corrupted maps, against giving them back
+COARSE = 2  # label maps are coded at half resolution
 JITTER = 4  # voxels of such a map by which a window may lie beside the structures' middle
 
 
@@ -52,7 +48,6 @@ class LabelCoder(nn.Module):
                    nn.LeakyReLU(0.1)]  # fmt: skip
         self.down, self.to_code, self.from_code = nn.Sequential(*down), nn.Linear(inner, code), nn.Linear(code, inner)
         self.up = nn.Sequential(*up, nn.Conv3d(width, widths[0], 1))
-        self.judge = nn.Sequential(nn.Linear(code, 2 * code), nn.LeakyReLU(0.1), nn.Linear(2 * code, 1))
 
     def spread(self, maps: torch.Tensor, domain: int) -> torch.Tensor:
         """A domain's probabilities (n, 1 + its structures, z, y, x) among all channels."""
@@ -105,21 +100,18 @@ def coder_loss(sampler: DomainSampler, batch: int = 8, corrupt: float = 0.6):
 
     bfloat = has_fast_bfloat16("cpu")
 
-    def shown_as(one: np.ndarray, partner, rng: np.random.Generator) -> tuple[np.ndarray, str]:
-        return corrupted(one, partner, rng) if rng.random() < corrupt else (one, "")
+    def shown_as(one: np.ndarray, partner: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return corrupted(one, partner, rng)[0] if rng.random() < corrupt else one
 
     def loss_of(coder: LabelCoder, rng: np.random.Generator) -> torch.Tensor:
         domain = sampler.draw_domain(rng)
         true = np.stack([sampler.draw(domain, rng).target.numpy() for _ in range(batch)])
         partner = sampler.domains[domain].partner
-        pairs = [shown_as(one, partner, rng) for one in true]
-        shown, real = np.stack([one for one, _ in pairs]), torch.tensor([float(not kind) for _, kind in pairs])
+        shown = np.stack([shown_as(one, partner, rng) for one in true])
         wanted = coder.spread(as_maps(true, coder.classes[domain]), domain)
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat):
-            codes = coder.encode(coder.spread(as_maps(shown, coder.classes[domain]), domain))
-            logits, verdict = coder.decode(codes), coder.judge(codes)[:, 0]
-        judged = F.binary_cross_entropy_with_logits(verdict.float(), real)
-        return _reconstruction_loss(logits.float(), wanted) + JUDGED * judged
+            logits = coder.decode(coder.encode(coder.spread(as_maps(shown, coder.classes[domain]), domain)))
+        return _reconstruction_loss(logits.float(), wanted)
 
     return loss_of
 
@@ -166,51 +158,3 @@ def _folded(maps: torch.Tensor, known: torch.Tensor, seen: torch.Tensor) -> torc
     """Maps whose unknown channels and unseen voxels are background."""
     structures = (maps * known * seen)[:, 1:]
     return torch.cat([1 - structures.sum(1, keepdim=True), structures], 1)
-
-
-@dataclass(frozen=True)
-class Plausibility:
-    """How plausible a label map is, 0..1, and per channel how much of it the coder would give back (soft Dice)."""
-
-    score: float
-    by_channel: dict[int, float]
-
-
-@torch.inference_mode()
-def plausibility(coder: LabelCoder, labels: np.ndarray, domain: int, known: np.ndarray | None = None) -> Plausibility:
-    """Judge a label map (z, y, x) of a domain's output channels, on its grid.
-
-    The map's score is the verdict on its least plausible window.
-
-    Args:
-        known: (structures + 1,) which channels were looked for; all when None.
-    """
-    classes = coder.classes[domain]
-    first = 1 + sum(coder.classes[:domain])
-    both, size, verdicts = np.zeros(classes + 1), np.zeros(classes + 1), []
-    for window in _windows(labels[::COARSE, ::COARSE, ::COARSE], coder.shape):
-        maps = coder.spread(as_maps(window[None], classes), domain)
-        codes = coder.encode(maps)
-        verdicts.append(float(torch.sigmoid(coder.judge(codes))))
-        guess = F.softmax(coder.decode(codes), 1)
-        for channel in range(1, classes + 1):
-            k = first + channel - 1
-            a, b = maps[0, k], guess[0, k]
-            both[channel] += float(2 * (a * b).sum())
-            size[channel] += float(a.sum() + b.sum())
-    asked = [c for c in range(1, classes + 1) if (known is None or known[c]) and size[c] > 2]
-    return Plausibility(min(verdicts, default=0.0), {c: both[c] / size[c] for c in asked})
-
-
-def _windows(labels: np.ndarray, patch: tuple[int, int, int]) -> list[np.ndarray]:
-    """Windows of the coder's size that cover the structures, centered on them where one is enough."""
-    there = np.argwhere((labels > 0) & (labels != OUTSIDE))
-    low, high = (there.min(0), there.max(0) + 1) if len(there) else (np.zeros(3, int), np.array(labels.shape))
-    starts = []
-    for axis, edge in enumerate(patch):
-        length = int(high[axis] - low[axis])
-        starts.append([int(low[axis]) + s for s in tile_starts(length, edge)] if length > edge
-                      else [int(low[axis]) - (edge - length) // 2])  # fmt: skip
-    padded = np.pad(labels, [(edge, edge) for edge in patch])
-    return [padded[tuple(slice(a + e, a + 2 * e) for a, e in zip((z, y, x), patch, strict=True))]
-            for z in starts[0] for y in starts[1] for x in starts[2]]  # fmt: skip

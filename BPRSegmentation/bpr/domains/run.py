@@ -47,7 +47,7 @@ def run_domain(request, bundles: list[Bundle], emit: Callable[[dict], None], eng
     with result_folder(Path(request.out)) as folder:
         engine = engine or open_engine(request.engine, request.device, request.threads)
         progress.stage("reading")
-        volume = read_volume(request.input, hounsfield=bundles[0].facts["modality"] == "CT")
+        volume = read_volume(request.input, bundles[0].facts["modality"])
         bundle, notices = choose_domain(volume, bundles)
         progress.stage("segmenting")
         domain = Domain.from_json(bundle.facts["domain"])

@@ -57,11 +57,22 @@ def segmentation_numbers(bundles: list[Bundle], cases: list[Case]) -> dict:
     }
 
 
-def evaluate_bundle(kind: str, name: str, data: Path, out: Path | None) -> dict:
-    """Measure, print, and write JSON when asked to. "localized" means all regions' networks together."""
+def evaluate_bundle(kind: str, name: str, data: Path, out: Path | None, config: Path | None = None) -> dict:
+    """Measure, print, and write JSON when asked to. "localized" means all regions' networks together.
+
+    Args:
+        config: the training configuration of a domain's bundle: it tells the cases, and which of them taught.
+    """
+    if kind == "segmentation" and name != "localized" and (config or find_bundle(name).role == "domain"):
+        from bpr.evaluation.domains import domain_numbers
+
+        return _told(domain_numbers(name, data, config), out)
     folder = data_folder(str(data))
     if kind == "score":
-        numbers = score_numbers(find_bundle(name), folder)
+        bundle = find_bundle(name)
+        if bundle.role != "score":
+            raise InputError(f"{name} gives no scores.", "Use: bpr evaluate segmentation.")
+        numbers = score_numbers(bundle, folder)
     elif name == "localized":
         trunk = [b for b in choose_bundles([]).values() if b.role == "region" and not b.facts.get("masked")]
         numbers = segmentation_numbers(trunk, validation_cases(folder))
@@ -69,8 +80,16 @@ def evaluate_bundle(kind: str, name: str, data: Path, out: Path | None) -> dict:
         bundle = find_bundle(name)
         if bundle.role == "score":
             raise InputError(f"{name} is a score bundle.", "Use: bpr evaluate score.")
-        config = {"cases": "head_and_neck" if bundle.facts.get("masked") else "trunk"}
-        numbers = segmentation_numbers([bundle], labeled_cases(folder, config, validation=True))
+        if bundle.role not in ("region", "baseline"):
+            raise InputError(f"{name} cannot be evaluated here: it is a model for {bundle.role.replace('_', ' ')}.",
+                             "Its model card (bpr models show) has its numbers.")  # fmt: skip
+        chosen = {"cases": "head_and_neck" if bundle.facts.get("masked") else "trunk"}
+        numbers = segmentation_numbers([bundle], labeled_cases(folder, chosen, validation=True))
+    return _told(numbers, out)
+
+
+def _told(numbers: dict, out: Path | None) -> dict:
+    """Print the numbers, and write them when asked to."""
     print(markdown(numbers))
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -92,6 +111,8 @@ def markdown(numbers: dict) -> str:
         s = numbers["spearman"]
         rows.append(f"| Spearman of raw score and height, scans over 100 mm | median {s['median']:.4f} "
                     f"| worst {s['worst']:.4f} | |")  # fmt: skip
+    for name, gap in numbers.get("gap", {}).items():
+        rows.append(f"| {name}: training minus test Dice | {gap:.3f} | | |")
     doubt = numbers.get("doubt against 1 - Dice")
     if doubt and doubt["n"] > 2:
         rows.append(f"| Spearman of shown doubt and 1 - Dice, over organs and cases | {doubt['spearman']:.2f} | "

@@ -16,6 +16,7 @@ from pydicom.uid import UID
 
 from bpr.errors import InputError, Notice
 from bpr.volume.checks import FEWEST_SLICES, plural
+from bpr.volume.intensity import NOT_CT
 
 _NO_PREAMBLE_SUFFIXES = ("", ".dcm", ".ima", ".dicom")
 _AXIAL_WITHIN = 0.8  # cosine between the slices' normal and superior; gantries tilt up to 30 degrees
@@ -58,18 +59,19 @@ class Frame:
 
 
 class FolderContent:
-    """What the files hold: CT frames, and counts of everything else."""
+    """What the files hold: frames of the wanted modality, and counts of everything else."""
 
-    def __init__(self) -> None:
+    def __init__(self, modality: str = "CT") -> None:
+        self.modality = modality
         self.frames: list[Frame] = []
         self.others: Counter[str] = Counter()  # what else -> number of files
         self.modalities: set[str] = set()
         self.unreadable = 0
 
 
-def scan(paths: Iterable[Path]) -> FolderContent:
-    """Read the headers of all files; what is not a CT slice is counted, never an error."""
-    content = FolderContent()
+def scan(paths: Iterable[Path], modality: str = "CT") -> FolderContent:
+    """Read the headers of all files; what is not a slice of that modality is counted, never an error."""
+    content = FolderContent(modality)
     for path in paths:
         header = read_header(path)
         if header is None:
@@ -108,7 +110,7 @@ def _add(content: FolderContent, header: Dataset, path: Path) -> None:
     """Sort one DICOM file into the content."""
     modality = str(header.get("Modality", "") or "no modality")
     content.modalities.add(modality)
-    if modality != "CT":
+    if modality != content.modality:
         content.others[modality] += 1
         return
     try:
@@ -118,7 +120,7 @@ def _add(content: FolderContent, header: Dataset, path: Path) -> None:
     except (AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError):
         frames = []
     if not frames:
-        content.others["CT without a position in space"] += 1
+        content.others[f"{modality} without a position in space"] += 1
     elif any("LOCALIZER" in part or "SCOUT" in part for part in frames[0].image_type):
         content.others["scout"] += 1
     else:
@@ -174,7 +176,7 @@ def _or(value: object, default: float) -> object:
 def choose_series(
     content: FolderContent, name: str, only_series: str | None = None
 ) -> tuple[list[Frame], list[Notice]]:
-    """The axial CT with the most slices, sorted along its normal, and notices on what is left out.
+    """The axial series with the most slices, sorted along its normal, and notices on what is left out.
 
     Slices belong together when series, orientation, size and pixel spacing agree.
 
@@ -184,7 +186,7 @@ def choose_series(
         only_series: SeriesInstanceUID, when one file was chosen and its series is wanted.
 
     Raises:
-        InputError: no DICOM, no CT, or fewer than three slices in the longest series.
+        InputError: no DICOM, nothing of the modality, or fewer than three slices in the longest series.
     """
     if not content.frames:
         raise _nothing_usable(content, name)
@@ -193,13 +195,16 @@ def choose_series(
         groups[_group_key(frame)].append(frame)
     candidates = [frames for frames in groups.values() if only_series in (None, frames[0].series)]
     if not candidates:
-        raise InputError(f"{name} belongs to no CT series with positions in space.", "Choose a slice of an axial CT.")
+        kind = content.modality
+        raise InputError(f"{name} belongs to no {kind} series with positions in space.",
+                         f"Choose a slice of an axial {kind}.")  # fmt: skip
     stacks = [(without_duplicates(frames), frames) for frames in candidates]
     slices, chosen = max(stacks, key=lambda stack: _rank(stack[0]))
     if len(slices) < FEWEST_SLICES:
         raise InputError(
-            f"{name} has fewer than {FEWEST_SLICES} slices: its longest CT series has {plural(len(slices), 'slice')}.",
-            "Choose the folder with the whole CT series.",
+            f"{name} has fewer than {FEWEST_SLICES} slices: its longest {content.modality} series has "
+            f"{plural(len(slices), 'slice')}.",
+            f"Choose the folder with the whole {content.modality} series.",
         )
     notices = _left_out(content, groups.values(), chosen, name)
     if len(slices) < len(chosen):
@@ -252,7 +257,8 @@ def _one_per_position(frames: list[Frame]) -> list[Frame]:
 
 def _left_out(content: FolderContent, groups: Iterable[list[Frame]], chosen: list[Frame], name: str) -> list[Notice]:
     """What else lies there: other series, other kinds of DICOM, files that are not DICOM or damaged."""
-    parts = [f"a CT series of {plural(len(frames), 'slice')}" for frames in groups if frames is not chosen]
+    kind = content.modality
+    parts = [f"a {kind} series of {plural(len(frames), 'slice')}" for frames in groups if frames is not chosen]
     parts += [plural(count, f"{kind} file") for kind, count in sorted(content.others.items())]
     notices = []
     if parts:
@@ -264,10 +270,19 @@ def _left_out(content: FolderContent, groups: Iterable[list[Frame]], chosen: lis
 
 
 def _nothing_usable(content: FolderContent, name: str) -> InputError:
+    wanted = content.modality
     if not content.modalities:
-        return InputError(f"{name} holds no DICOM images.", "Choose the folder with the CT's DICOM files.")
+        return InputError(f"{name} holds no DICOM images.", f"Choose the folder with the {wanted}'s DICOM files.")
     kinds = ", ".join(sorted(content.modalities))
-    if "CT" in content.modalities:
+    if wanted in content.modalities:
         what = ", ".join(plural(count, f"{kind} file") for kind, count in sorted(content.others.items()))
-        return InputError(f"{name} holds no CT slices, only {what}.", "Choose the folder with the axial CT series.")
-    return InputError(f"{name} holds no CT but {kinds}.", "Body part regression and segmentation need a CT.")
+        return InputError(f"{name} holds no {wanted} slices, only {what}.",
+                          f"Choose the folder with the axial {wanted} series.")  # fmt: skip
+    return InputError(f"{name} holds no {wanted} but {kinds}.", other_modality(wanted))
+
+
+def other_modality(wanted: str) -> str:
+    """What to do when DICOM says another modality than the wanted one."""
+    if wanted == "CT":
+        return NOT_CT
+    return f"The chosen model is for {wanted}: choose {wanted} images, or a model of the modality that you have."

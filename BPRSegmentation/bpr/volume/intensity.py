@@ -10,7 +10,8 @@ from bpr.errors import InputError, Notice
 AIR = -1024
 _SAMPLES = 200_000
 _NOT_HU = "Use the original CT (DICOM, or exported with its Hounsfield units)."
-_NOT_CT = "Body part regression and segmentation need a CT in Hounsfield units."
+_OTHER = "for another modality choose a model that says so (`bpr models list`)."
+NOT_CT = f"Body part regression and organs need a CT in Hounsfield units; {_OTHER}"
 
 
 def check_hu(image: sitk.Image, name: str = "The image") -> tuple[sitk.Image, list[Notice]]:
@@ -35,14 +36,14 @@ def check_hu(image: sitk.Image, name: str = "The image") -> tuple[sitk.Image, li
         raise InputError(
             f"{name} is not in Hounsfield units: its values run from {low:.4g} to {high:.4g}, as in a picture, a "
             "normalized image or a label map.",
-            _NOT_HU,
+            f"{_NOT_HU[:-1]}; {_OTHER}",
         )
     shift = next((shift for shift in (0, -1024, 1024) if _looks_like_ct(sample, shift)), None)
     if shift is None:
         raise InputError(
             f"{name} does not look like a CT: no air near -1000 and soft tissue near 0 "
             f"(values from {low:.4g} to {high:.4g}).",
-            _NOT_CT,
+            NOT_CT,
         )
     notices: list[Notice] = []
     if shift:

@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 
 from bpr.errors import InputError, Notice
 from bpr.volume.checks import COPY_AGAIN, EXPORT_AGAIN, check_direction, check_size, check_spacing, plural
-from bpr.volume.dicom import Frame, choose_series, files_below, read_header, scan
+from bpr.volume.dicom import Frame, choose_series, files_below, other_modality, read_header, scan
 from bpr.volume.geometry import slice_axis
 from bpr.volume.intensity import AIR, check_hu
 from bpr.volume.nifti import read_nifti
@@ -30,10 +30,11 @@ _INCOMPLETE = ("not read completely", "expected", "fread got only", "unexpected 
 
 @dataclass(frozen=True)
 class Volume:
-    """A CT as it was given.
+    """A CT as it was given, or a scan of another modality that was asked for.
 
     Attributes:
-        image: 3-D, int16 or float32, Hounsfield units from -1024 up, on the input's own grid in SimpleITK's LPS.
+        image: 3-D, int16 or float32, Hounsfield units from -1024 up (other modalities: as stored), on the input's own
+            grid in SimpleITK's LPS.
         name: stem of the file or folder; nothing from inside the file, so never a patient's name.
         source: ``format`` (NIfTI, NRRD, MetaImage or DICOM), ``file`` (its name without folders), ``files`` (how
             many were read), ``size`` and ``spacing_mm`` in index order.
@@ -46,11 +47,12 @@ class Volume:
     notices: list[Notice] = field(default_factory=list)
 
 
-def read_volume(path: str | Path, hounsfield: bool = True) -> Volume:
+def read_volume(path: str | Path, modality: str = "CT") -> Volume:
     """Read a CT from a NIfTI, NRRD or MetaImage file, a folder of DICOM, or one DICOM file and its series.
 
     Args:
-        hounsfield: whether it must be a CT in Hounsfield units; else its values come as they are stored.
+        modality: DICOM's word for what is wanted. A CT must be in Hounsfield units; the values of others come as they
+            are stored. DICOM must say this modality; other files do not tell theirs.
 
     Raises:
         InputError: the path is missing or unreadable, or what it holds is no CT volume in Hounsfield units; the
@@ -60,21 +62,26 @@ def read_volume(path: str | Path, hounsfield: bool = True) -> Volume:
     name = path.name or str(path)
     _check_path(path, name)
     try:
-        form, files, image, notices = _read(path, name)
+        form, files, image, notices = _read(path, name, modality)
     except PermissionError as error:
         raise _not_allowed(name) from error
     except OSError as error:
         raise InputError(f"{name} cannot be read ({error.strerror or error}).", COPY_AGAIN) from error
-    image, more = _finite(image, name)
+    image, more = _finite(image, name, modality)
     notices += more
-    if hounsfield:
+    if modality == "CT":
         image, more = check_hu(image, name)
         notices += more
-    image, more = straightened(_compact(image), name)
-    notices += more + _uneven(image)
+    image, more = straightened(_compact(image, clip=modality == "CT"), name, _empty(image, modality))
+    notices += more + (_uneven(image) if modality == "CT" else [])
     source = {"format": form, "file": name, "files": files}
     source |= {"size": list(image.GetSize()), "spacing_mm": [round(value, 6) for value in image.GetSpacing()]}
     return Volume(image, _stem(path), source, notices)
+
+
+def _empty(image: sitk.Image, modality: str) -> float:
+    """What stands where nothing was measured: air, or the lowest value of what is no CT."""
+    return AIR if modality == "CT" else float(sitk.GetArrayViewFromImage(image).min())
 
 
 def _uneven(image: sitk.Image) -> list[Notice]:
@@ -105,51 +112,50 @@ def _not_allowed(name: str) -> InputError:
     return InputError(f"{name} may not be read: permission denied.", "Ask its owner for the right to read it.")
 
 
-def _read(path: Path, name: str) -> tuple[str, int, sitk.Image, list[Notice]]:
+def _read(path: Path, name: str, modality: str) -> tuple[str, int, sitk.Image, list[Notice]]:
     """Format, number of files, image and notices, by what the path is."""
     lower = path.name.lower()
     if path.is_dir():
-        return _read_folder(path, name)
+        return _read_folder(path, name, modality)
     if lower.endswith(NIFTI_SUFFIXES):
         return "NIfTI", 1, *read_nifti(path, name)
     if path.suffix.lower() in ITK_SUFFIXES:
         return ITK_SUFFIXES[path.suffix.lower()], 1, _read_by_itk(path, name), []
     header = read_header(path)
     if header is not None:
-        return _read_series_of(path, name, header)
+        return _read_series_of(path, name, header, modality)
     if path.suffix.lower() in (".dcm", ".ima", ".dicom"):
         raise InputError(f"{name} is not a readable DICOM file.", COPY_AGAIN)
     raise InputError(f"{name} is of a file type that is not supported.", _KNOWN)
 
 
-def _read_folder(folder: Path, name: str) -> tuple[str, int, sitk.Image, list[Notice]]:
+def _read_folder(folder: Path, name: str, modality: str) -> tuple[str, int, sitk.Image, list[Notice]]:
     files = list(files_below(folder))
-    content = scan(files)
+    content = scan(files, modality)
     volumes = [f for f in files if f.name.lower().endswith((*NIFTI_SUFFIXES, *ITK_SUFFIXES))]
     if volumes and not content.modalities:
         raise InputError(
             f"{name} is a folder without DICOM; it holds {plural(len(volumes), 'other volume file')}.",
             f"Choose one of these files itself, for example {volumes[0].name}.",
         )
-    return _read_chosen(*choose_series(content, name), name)
+    return _read_chosen(*choose_series(content, name), name, modality)
 
 
-def _read_series_of(path: Path, name: str, header: Dataset) -> tuple[str, int, sitk.Image, list[Notice]]:
+def _read_series_of(path: Path, name: str, header: Dataset, modality: str) -> tuple[str, int, sitk.Image, list[Notice]]:
     """One DICOM file stands for its series: the files beside it with the same SeriesInstanceUID."""
-    modality = str(header.get("Modality", "") or "unknown modality")
-    if modality != "CT":
-        raise InputError(
-            f"{name} is not a CT but {modality}.",
-            "Body part regression and segmentation need a CT in Hounsfield units.",
-        )
-    content = scan(sorted(p for p in path.parent.iterdir() if p.is_file()))
+    found = str(header.get("Modality", "") or "unknown modality")
+    if found != modality:
+        raise InputError(f"{name} holds no {modality} but {found}.", other_modality(modality))
+    content = scan(sorted(p for p in path.parent.iterdir() if p.is_file()), modality)
     frames, notices = choose_series(content, name, only_series=str(header.get("SeriesInstanceUID", "")))
     kept = [notice for notice in notices if notice.code == "duplicates_dropped"]  # the rest was not asked for
-    return _read_chosen(frames, kept, name)
+    return _read_chosen(frames, kept, name, modality)
 
 
-def _read_chosen(frames: list[Frame], notices: list[Notice], name: str) -> tuple[str, int, sitk.Image, list[Notice]]:
-    image, more = read_stack(frames, name)
+def _read_chosen(
+    frames: list[Frame], notices: list[Notice], name: str, modality: str
+) -> tuple[str, int, sitk.Image, list[Notice]]:
+    image, more = read_stack(frames, name, hounsfield=modality == "CT")
     return "DICOM", len({frame.path for frame in frames}), image, notices + more
 
 
@@ -219,8 +225,8 @@ def _itk_error(path: Path, name: str, text: str) -> InputError:
     return InputError(f"{name} is not a readable {kind} file.", "Choose the CT itself, or export it again.")
 
 
-def _finite(image: sitk.Image, name: str) -> tuple[sitk.Image, list[Notice]]:
-    """Replace NaN and infinity by air, with a notice.
+def _finite(image: sitk.Image, name: str, modality: str) -> tuple[sitk.Image, list[Notice]]:
+    """Replace NaN and infinity by air, in what is no CT by the lowest value, with a notice.
 
     Raises:
         InputError: more than half of the voxels are no numbers.
@@ -234,20 +240,23 @@ def _finite(image: sitk.Image, name: str) -> tuple[sitk.Image, list[Notice]]:
     if share > 0.5:
         raise InputError(f"{name} holds no numbers (NaN) in {share:.0%} of its voxels.", EXPORT_AGAIN)
     array = sitk.GetArrayFromImage(image)
-    array[bad] = AIR
+    array[bad] = AIR if modality == "CT" else array[~bad].min()
     repaired = sitk.GetImageFromArray(array)
     repaired.CopyInformation(image)
-    return repaired, [Notice("nan_replaced", f"{name}: {plural(int(bad.sum()), 'voxel')} without a number set to air.")]
+    what = "air" if modality == "CT" else "the lowest value"
+    text = f"{name}: {plural(int(bad.sum()), 'voxel')} without a number set to {what}."
+    return repaired, [Notice("nan_replaced", text)]
 
 
-def _compact(image: sitk.Image) -> sitk.Image:
-    """int16 when all values are whole numbers that fit, else float32; both clipped to int16's range."""
+def _compact(image: sitk.Image, clip: bool) -> sitk.Image:
+    """int16 when all values are whole numbers that fit, else float32; clipped to int16's range or left as they are."""
     if image.GetPixelID() == sitk.sitkInt16:
         return image
     array = sitk.GetArrayViewFromImage(image)
     whole = array.dtype.kind in "iu" or all(np.array_equal(plane, np.rint(plane)) for plane in array)
-    clipped = sitk.Clamp(image, lowerBound=-32768, upperBound=32767) if _exceeds_int16(array) else image
-    return sitk.Cast(clipped, sitk.sitkInt16 if whole else sitk.sitkFloat32)
+    exceeds = _exceeds_int16(array)
+    clipped = sitk.Clamp(image, lowerBound=-32768, upperBound=32767) if exceeds and clip else image
+    return sitk.Cast(clipped, sitk.sitkInt16 if whole and (clip or not exceeds) else sitk.sitkFloat32)
 
 
 def _exceeds_int16(array: np.ndarray) -> bool:

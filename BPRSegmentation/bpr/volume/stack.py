@@ -22,28 +22,29 @@ _STACK_SHARE = 0.6  # the gap-free part must hold so many of the slices
 _OFF_LINE_PIXELS = 0.1
 
 
-def read_stack(frames: list[Frame], name: str) -> tuple[sitk.Image, list[Notice]]:
+def read_stack(frames: list[Frame], name: str, hounsfield: bool = True) -> tuple[sitk.Image, list[Notice]]:
     """Read sorted frames of one series into an image with even slice distance and orthogonal axes.
 
     Args:
         frames: sorted along their common normal, one for each position.
         name: the folder, for messages.
+        hounsfield: whether values are Hounsfield units, which fit int16 and are -1024 where nothing was measured.
 
     Returns:
-        An int16 or float32 image in Hounsfield units, slices along its third axis, and notices.
+        An int16 or float32 image, slices along its third axis, and notices.
 
     Raises:
         InputError: pixels that cannot be decoded, gaps too large to fill.
     """
     check_spacing(frames[0].spacing, name)
     check_size((*frames[0].size, len(frames)), 4, name)
-    frames, voxels, notices = _read_voxels(frames, name)
+    frames, voxels, notices = _read_voxels(frames, name, hounsfield)
     normal = frames[0].normal
     positions = np.array([frame.position for frame in frames])
     start, stop, gap_notices = _longest_part(positions @ normal, name)
     positions, voxels = positions[start:stop], voxels[start:stop]
     check_size((*frames[0].size, len(positions)), 4, name)
-    positions = _onto_line(positions, voxels, frames[0])
+    positions = _onto_line(positions, voxels, frames[0], AIR if hounsfield else float(voxels.min()))
     voxels, positions, even_notices = _evened(voxels, positions, normal, name)
     notices += gap_notices + even_notices
     image = sitk.GetImageFromArray(voxels)
@@ -61,7 +62,7 @@ def read_stack(frames: list[Frame], name: str) -> tuple[sitk.Image, list[Notice]
     return image, notices
 
 
-def straightened(image: sitk.Image, name: str) -> tuple[sitk.Image, list[Notice]]:
+def straightened(image: sitk.Image, name: str, fill: float = AIR) -> tuple[sitk.Image, list[Notice]]:
     """The image on orthogonal axes, with a notice when it had to be resampled (gantry tilt or a sheared matrix)."""
     axes = np.reshape(image.GetDirection(), (3, 3))
     if is_orthogonal(axes):
@@ -70,14 +71,14 @@ def straightened(image: sitk.Image, name: str) -> tuple[sitk.Image, list[Notice]
     cosine = min(1.0, abs(axes[:, 2] @ normal) / np.linalg.norm(normal))
     angle = np.degrees(np.arccos(cosine))
     text = f"{name} has slices that are tilted by {angle:.1f} degrees (gantry tilt); it was resampled without the tilt."
-    return orthogonalize(image), [Notice("gantry_tilt", text)]
+    return orthogonalize(image, fill), [Notice("gantry_tilt", text)]
 
 
-def _read_voxels(frames: list[Frame], name: str) -> tuple[list[Frame], np.ndarray, list[Notice]]:
-    """Decode all frames; damaged ones are dropped with a notice. Array (slices, rows, columns) in HU."""
-    whole = all(float(frame.slope).is_integer() and float(frame.intercept).is_integer() for frame in frames)
+def _read_voxels(frames: list[Frame], name: str, hounsfield: bool) -> tuple[list[Frame], np.ndarray, list[Notice]]:
+    """Decode all frames; damaged ones are dropped with a notice. Array (slices, rows, columns) of rescaled values."""
+    whole = all(_is_whole(frame.slope) and _is_whole(frame.intercept) for frame in frames)
     columns, rows = frames[0].size
-    voxels = np.empty((len(frames), rows, columns), np.int16 if whole else np.float32)
+    voxels = np.empty((len(frames), rows, columns), np.int16 if whole and hounsfield else np.float32)
     kept: list[Frame] = []
     open_file: tuple[Path | None, np.ndarray | None] = (None, None)
     for frame in frames:
@@ -91,7 +92,7 @@ def _read_voxels(frames: list[Frame], name: str) -> tuple[list[Frame], np.ndarra
             values = values.astype(np.int64) * int(frame.slope) + int(frame.intercept)
         elif values.dtype != np.float64:
             values = values * np.float32(frame.slope) + np.float32(frame.intercept)
-        voxels[len(kept)] = np.clip(values, -32768, 32767)
+        voxels[len(kept)] = np.clip(values, -32768, 32767) if hounsfield else values
         kept.append(frame)
     if len(kept) < FEWEST_SLICES:
         raise InputError(
@@ -103,6 +104,11 @@ def _read_voxels(frames: list[Frame], name: str) -> tuple[list[Frame], np.ndarra
         count = plural(len(frames) - len(kept), "damaged slice")
         notices.append(Notice("files_skipped", f"{name}: skipped {count} without readable pixels."))
     return kept, voxels[: len(kept)], notices
+
+
+def _is_whole(number: float) -> bool:
+    """Whether stored values can be rescaled by it in whole numbers; damaged headers hold any number."""
+    return float(number).is_integer() and abs(number) < 2**31
 
 
 def _decoded(frame: Frame, name: str) -> np.ndarray | None:
@@ -181,7 +187,7 @@ def _longest_part(heights: np.ndarray, name: str) -> tuple[int, int, list[Notice
     return start, stop, [Notice("stack_cut", f"{text}; {left} beyond it left out.")]
 
 
-def _onto_line(positions: np.ndarray, voxels: np.ndarray, frame: Frame) -> np.ndarray:
+def _onto_line(positions: np.ndarray, voxels: np.ndarray, frame: Frame, fill: float) -> np.ndarray:
     """Shift slices, in place, whose corner is off the straight line through the others; returns the line's points.
 
     A constant drift (gantry tilt) is the line itself and stays.
@@ -197,7 +203,7 @@ def _onto_line(positions: np.ndarray, voxels: np.ndarray, frame: Frame) -> np.nd
         picture.SetSpacing([*frame.spacing, 1.0])
         picture.SetOrigin([*off[index], 0.0])
         size, spacing = np.array(picture.GetSize()), np.array(picture.GetSpacing())
-        voxels[index] = sitk.GetArrayFromImage(resample(picture, size, spacing, np.zeros(3), np.eye(3), AIR))[0]
+        voxels[index] = sitk.GetArrayFromImage(resample(picture, size, spacing, np.zeros(3), np.eye(3), fill))[0]
     return np.outer(heights, frame.normal) + expected @ axes
 
 
