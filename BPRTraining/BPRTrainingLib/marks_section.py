@@ -8,7 +8,7 @@ from slicer.i18n import tr as _
 from bpr.errors import BPRError
 from bpr.models import find_bundle
 from bpr.seed.marks import Mark, slices_text
-from bpr.segmentation.labels import structure_by_id
+from bpr.seed.taught import find_structure, structures_of
 
 from .case_files import CaseError, current_slice, loaded_segmentation
 from .project_section import ProjectSection
@@ -50,7 +50,7 @@ class MarksSection:
         self._organs = organs
         self._ui.organsList.clear()
         for organ in organs:
-            self._ui.organsList.addItem(structure_by_id(organ).name)
+            self._ui.organsList.addItem(find_structure(organ).name)
 
     def chosenOrgans(self) -> tuple[str, ...]:
         """IDs of the organs that are chosen in the list; none means all that are drawn."""
@@ -93,9 +93,9 @@ class MarksSection:
 
 
 def organs_of(project) -> list[str]:
-    """Organs that the project's model segments; empty when it is missing."""
+    """IDs of the organs or tissues that the project's model segments; empty when it is missing."""
     try:
-        return list(find_bundle(project.bundle).facts["structures"]) if project else []
+        return [one.id for one in structures_of(find_bundle(project.bundle))] if project else []
     except (BPRError, KeyError):
         return []
 

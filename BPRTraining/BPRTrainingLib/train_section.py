@@ -10,7 +10,7 @@ from slicer.i18n import tr as _
 
 from bpr.seed.case import Part
 from bpr.seed.runs import Run, ask, latest
-from bpr.segmentation.labels import structure_by_id
+from bpr.seed.taught import find_structure
 
 from .marks_section import chosen_organs, organs_of
 from .project_section import ProjectSection
@@ -96,7 +96,7 @@ class TrainSection:
             self._organs = organs
             self._ui.trainOrgansList.clear()
             for organ in organs:
-                self._ui.trainOrgansList.addItem(structure_by_id(organ).name)
+                self._ui.trainOrgansList.addItem(find_structure(organ).name)
         for row, organ in enumerate(organs if chosen is not None else ()):
             self._ui.trainOrgansList.item(row).setSelected(organ in chosen)
 

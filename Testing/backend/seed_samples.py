@@ -84,3 +84,19 @@ def write_toy_bundle(folder: Path, structures=ORGANS, name: str = "toy"):
     definition = {"_target_": "DynUNet", "classes": len(structures) + 1, "filters": filters}
     example, metadata = torch.zeros(1, 2, *tile), {"version": "0.1.0", "bpr": facts}
     return write_bundle(folder / name, network, definition, example, metadata, "card")
+
+
+def write_slice_bundle(folder: Path, name: str = "slices"):
+    """A tiny untrained network of compartments as a body-composition bundle."""
+    import torch
+
+    from bpr.body_composition.network import build_network
+    from bpr.body_composition.tissues import CHANNELS, COMPARTMENTS, INPUT_SHAPE
+    from bpr.training.bundle import write_bundle
+
+    torch.manual_seed(0)
+    definition = {"_target_": "BodyCompositionNet", "kind": "UNet", "filters": [4, 8, 8, 8]}
+    network = build_network("UNet", filters=definition["filters"])
+    facts = {"role": "body_composition", "use": "open", "compartments": list(COMPARTMENTS)}
+    example, metadata = torch.zeros(1, CHANNELS, *INPUT_SHAPE), {"version": "0.1.0", "bpr": facts}
+    return write_bundle(folder / name, network, definition, example, metadata, "card")

@@ -261,12 +261,12 @@ def test_real_slices_are_labeled_nearly_as_people_did(shared_data):
 
 def test_the_loss_knows_what_an_unlabeled_pixel_may_be():
     torch = pytest.importorskip("torch", reason="training needs torch")
-    from bpr.body_composition.training import ANYTHING, LIKE_FAT, LIKE_MUSCLE, composition_loss
+    from bpr.body_composition.training import ALL_KNOWN, ANYTHING, LIKE_FAT, LIKE_MUSCLE, composition_loss
 
-    def loss(code: int, compartment: int) -> float:
+    def loss(code: int, compartment: int, known: tuple[bool, ...] = ALL_KNOWN) -> float:
         logits = torch.zeros(1, len(COMPARTMENTS), 8, 8)
         logits[:, compartment] = 10.0
-        return float(composition_loss(logits, torch.full((1, 8, 8), code)))
+        return float(composition_loss(logits, torch.full((1, 8, 8), code), [known]))
 
     assert loss(LIKE_MUSCLE, MUSCLE) > loss(LIKE_MUSCLE, VISCERA) + 5
     assert loss(LIKE_FAT, VISCERA) > loss(LIKE_FAT, BONE) + 5

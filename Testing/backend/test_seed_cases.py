@@ -28,16 +28,6 @@ from bpr.training.segmentation import marginal_loss  # noqa: E402
 LIVER, SPLEEN = (structure_by_id(name).value for name in ("liver", "spleen"))
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory):
-    return write_toy_bundle(tmp_path_factory.mktemp("bundle"))
-
-
-@pytest.fixture
-def project(tmp_path: Path, bundle) -> SeedProject:
-    return SeedProject.create(tmp_path / "project", str(bundle.folder))
-
-
 def known(part) -> list[int]:
     return [value for value in np.flatnonzero(part.known).tolist() if value]
 
@@ -223,4 +213,4 @@ def test_without_other_patients_a_block_is_held_out_with_a_warning(project, bund
     project.mark("case001", [Mark(((13, 15),))], replace=True)
     material, _ = gather(project, bundle, memory_cases=False)
     assert any("nothing can be held out" in n.message for n in material.notices)
-    assert hold_out(material.training)[1] == []
+    assert hold_out(material.kind, material.training)[1] == []

@@ -21,18 +21,18 @@ pytest.importorskip("monai", reason="training needs monai, which this environmen
 pytest.importorskip("onnx", reason="writing bundles needs onnx, which this environment leaves out")
 
 import safetensors.torch  # noqa: E402
-from seed_samples import write_toy_bundle, write_toy_case  # noqa: E402
+from seed_samples import write_toy_case  # noqa: E402
 
 from bpr.errors import InputError, OutputError  # noqa: E402
 from bpr.evaluation.statistics import Estimate  # noqa: E402
 from bpr.models import find_bundle, names_in_use  # noqa: E402
-from bpr.seed import learn  # noqa: E402
 from bpr.seed.compare import compare, markdown  # noqa: E402
 from bpr.seed.defaults import roll_back, use_model  # noqa: E402
 from bpr.seed.finetune import Request, finetune  # noqa: E402
 from bpr.seed.marks import Mark  # noqa: E402
 from bpr.seed.measure import OrganDice, change, mean_dice  # noqa: E402
 from bpr.seed.memory import ElasticWeights, Memory, OldModel  # noqa: E402
+from bpr.seed.organs import Organs  # noqa: E402
 from bpr.seed.plan import Recipe, parse_budget  # noqa: E402
 from bpr.seed.project import SeedProject  # noqa: E402
 from bpr.seed.runs import ask, latest  # noqa: E402
@@ -47,11 +47,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory):
-    return write_toy_bundle(tmp_path_factory.mktemp("bundle"))
 
 
 def make_project(folder: Path, bundle, patients: int = 3) -> SeedProject:
@@ -121,7 +116,6 @@ from pathlib import Path
 torch.set_num_threads(1)
 sys.path.insert(0, {here!r})
 from test_seed_finetune import QUICK
-from bpr.seed import learn
 from bpr.seed.finetune import finetune
 from bpr.seed.project import SeedProject
 finetune(SeedProject.open(Path(sys.argv[1])), QUICK, lambda e: print(e, flush=True))
@@ -232,7 +226,7 @@ def test_a_frozen_encoder_stays_and_the_rest_learns(project, bundle):
     outcome = finetune(project, Request(steps=8, memory_cases=False, recipe=recipe))
     old, new = safetensors.torch.load_file(str(bundle.weights)), weights(outcome)
     for name in old:
-        assert torch.equal(old[name], new[name]) == name.startswith(learn.ENCODER), name
+        assert torch.equal(old[name], new[name]) == bool(Organs.encoder.match(name)), name
 
 
 def tiny() -> torch.nn.Module:
@@ -283,7 +277,7 @@ def test_earlier_domains_are_replayed_and_watched(tmp_path, bundle, monkeypatch)
 
 
 def dice(domain: str, values: dict[str, float]) -> list[OrganDice]:
-    return [OrganDice(name, name, domain, "liver", value, 0.0) for name, value in values.items()]
+    return [OrganDice(name, name, domain, "liver", value) for name, value in values.items()]
 
 
 def test_a_model_that_forgot_is_never_accepted():
@@ -299,7 +293,7 @@ def test_a_model_that_forgot_is_never_accepted():
 
 
 def test_absent_organs_do_not_count_as_dice():
-    rows = [OrganDice("a", "a", "d", "liver", 0.8, 0.0), OrganDice("a", "a", "d", "spleen", None, 3.0)]
+    rows = [OrganDice("a", "a", "d", "liver", 0.8), OrganDice("a", "a", "d", "spleen", None)]
     assert mean_dice(rows) == 0.8 and np.isnan(mean_dice(rows[1:]))
     assert change(rows, rows) == Estimate(0.0, 0.0, 0.0, 1)
 

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch", reason="training labels need torch, which t
 pytest.importorskip("monai", reason="training needs monai, which this environment leaves out")
 pytest.importorskip("onnx", reason="writing bundles needs onnx, which this environment leaves out")
 
-from seed_samples import as_image, toy_volume, write_seg, write_toy_bundle, write_toy_case  # noqa: E402
+from seed_samples import as_image, toy_volume, write_seg, write_toy_case  # noqa: E402
 
 from bpr.models import names_in_use  # noqa: E402
 from bpr.seed.augment import random_scanner  # noqa: E402
@@ -21,7 +21,6 @@ from bpr.seed.cases import drawn_labels  # noqa: E402
 from bpr.seed.defaults import defaults_file  # noqa: E402
 from bpr.seed.marks import Mark  # noqa: E402
 from bpr.seed.memory import blend  # noqa: E402
-from bpr.seed.project import SeedProject  # noqa: E402
 from bpr.seed.propose import propose  # noqa: E402
 from bpr.seed.runs import new_run, withdraw  # noqa: E402
 from bpr.seed.segments import read_drawing  # noqa: E402
@@ -29,16 +28,6 @@ from bpr.seed.suggest import suggest  # noqa: E402
 from bpr.segmentation.labels import structure_by_id  # noqa: E402
 
 LIVER, SPLEEN = (structure_by_id(name).value for name in ("liver", "spleen"))
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory):
-    return write_toy_bundle(tmp_path_factory.mktemp("bundle"))
-
-
-@pytest.fixture
-def project(tmp_path: Path, bundle) -> SeedProject:
-    return SeedProject.create(tmp_path / "project", str(bundle.folder))
 
 
 def drawn(case) -> np.ndarray:

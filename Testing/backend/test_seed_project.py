@@ -26,7 +26,7 @@ from bpr.seed.files import lock
 from bpr.seed.marks import Mark, organs_by_slice, parse_slices, slices_text
 from bpr.seed.project import SeedProject
 from bpr.seed.segments import read_drawing, structure_of
-from bpr.segmentation.labels import structure_by_id, terminology_entry
+from bpr.segmentation.labels import label_table, structure_by_id, terminology_entry
 
 
 @pytest.fixture
@@ -166,10 +166,10 @@ def test_bad_requests_get_one_sentence(filled: SeedProject, tmp_path: Path):
 
 def test_segments_are_known_by_id_then_term_then_name():
     kidney = terminology_entry(structure_by_id("kidney_left"))
-    assert structure_of("liver", "tumor", kidney) == "liver"
-    assert structure_of("Segment_7", "my left one", kidney) == "kidney_left"
-    assert structure_of("Segment_7", "Left Kidney", "") == "kidney_left"
-    assert structure_of("Segment_7", "something", "a~b") == ""
+    assert structure_of("liver", "tumor", kidney, label_table()) == "liver"
+    assert structure_of("Segment_7", "my left one", kidney, label_table()) == "kidney_left"
+    assert structure_of("Segment_7", "Left Kidney", "", label_table()) == "kidney_left"
+    assert structure_of("Segment_7", "something", "a~b", label_table()) == ""
 
 
 def test_two_segments_for_one_organ_are_refused_unless_one_is_mapped_away(tmp_path: Path):

@@ -11,14 +11,14 @@ torch = pytest.importorskip("torch", reason="training needs torch, which this en
 pytest.importorskip("monai", reason="training needs monai, which this environment leaves out")
 pytest.importorskip("onnx", reason="writing bundles needs onnx, which this environment leaves out")
 
-from seed_samples import write_toy_bundle, write_toy_case  # noqa: E402
+from seed_samples import write_toy_case  # noqa: E402
 
 from bpr.cli import build_parser  # noqa: E402
 from bpr.errors import InputError  # noqa: E402
 from bpr.models import find_bundle  # noqa: E402
 from bpr.seed.case import Part  # noqa: E402
 from bpr.seed.finetune import Request, finetune  # noqa: E402
-from bpr.seed.learn import PatchMix  # noqa: E402
+from bpr.seed.learn import Mix  # noqa: E402
 from bpr.seed.marks import Mark  # noqa: E402
 from bpr.seed.material import gather, gather_together  # noqa: E402
 from bpr.seed.memory import Memory  # noqa: E402
@@ -28,9 +28,8 @@ from bpr.seed.runs import ask, latest  # noqa: E402
 
 
 @pytest.fixture
-def projects(tmp_path: Path) -> tuple[SeedProject, SeedProject]:
+def projects(tmp_path: Path, bundle) -> tuple[SeedProject, SeedProject]:
     """One of three people, and another of four of whom one validates and one is in the first project too."""
-    bundle = write_toy_bundle(tmp_path / "bundles")
     new = SeedProject.create(tmp_path / "new", str(bundle.folder))
     for seed in range(3):
         new.add(*write_toy_case(tmp_path / f"n{seed}", seed), [Mark()], domain="scanner A")
@@ -55,7 +54,7 @@ def test_each_domain_is_met_as_often_however_many_cases_it_has(projects):
     new, other = projects
     material, _ = gather(new, _bundle(new), memory_cases=False)
     others = [taught for _, taught in gather_together((str(other.folder),), material.bundle, new)]
-    mix = PatchMix(material.training, [], material.network, 0.0, others)
+    mix = Mix(material.training, [], material.kind, 0.0, others)
     asked = []
     for number, sampler in enumerate(mix._taught):
         sampler.draw = lambda rng, number=number: asked.append(number) or (None, None, None)
@@ -63,7 +62,7 @@ def test_each_domain_is_met_as_often_however_many_cases_it_has(projects):
     for _ in range(400):
         mix.draw(rng)
     assert len(mix._taught) == 2 and 0.4 < np.mean(asked) < 0.6
-    alone = PatchMix(material.training, [], material.network, 0.0)
+    alone = Mix(material.training, [], material.kind, 0.0)
     assert len(alone._taught) == 1
 
 

@@ -115,6 +115,10 @@ def test_a_bundle_gives_the_same_labels_in_both_engines(tmp_path):
     assert stored < 2 * sum(unique.values()) + 60_000  # half precision, every weight once, and a small graph
 
 
+def _in_both_engines(bundle, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return OpenVinoEngine().predictor(bundle)(image), TorchEngine("cpu").predictor(bundle)(image)
+
+
 def test_shipped_bundles_agree_between_engines(sample_ct):
     """>= 99.9 % of voxels, on a CT-like input, for every bundle that segments volumes."""
     import SimpleITK as sitk
@@ -132,5 +136,39 @@ def test_shipped_bundles_agree_between_engines(sample_ct):
         part = hu[tuple(slice(max(a, 0), max(a, 0) + t) for a, t in zip(start, tile, strict=True))]
         pad = [(0, t - n) for n, t in zip(part.shape, tile, strict=True)]
         image = network_channels(np.pad(part, pad, constant_values=-1024), bundle.inputs)[None]
-        a, b = OpenVinoEngine().predictor(bundle)(image), TorchEngine("cpu").predictor(bundle)(image)
+        a, b = _in_both_engines(bundle, image)
         assert (a.argmax(1) == b.argmax(1)).mean() >= 0.999, bundle.name
+
+
+def test_compartments_of_a_slice_agree_between_engines(sample_ct):
+    """>= 99.9 % of pixels, on every tenth slice of the sample."""
+    from bpr.body_composition.job import ROLE, composition_bundles
+    from bpr.body_composition.slices import axial_slice, body_of, network_grid, onto_grid
+    from bpr.body_composition.tissues import network_channels
+    from bpr.volume import read_volume, slice_heights
+
+    image = read_volume(sample_ct).image
+    slices = [axial_slice(image, k, 0.0) for k in range(5, len(slice_heights(image)), 10)]
+    grids = [onto_grid(one.hu, network_grid(body_of(one.hu, one.spacing[1]), one.spacing), 1, -1024) for one in slices]
+    bundle = composition_bundles([])[ROLE]
+    pairs = [_in_both_engines(bundle, network_channels(grid)[None]) for grid in grids]
+    assert np.mean([a.argmax(1) == b.argmax(1) for a, b in pairs]) >= 0.999
+
+
+def test_counted_vertebrae_agree_between_engines(sample_ct):
+    """The same likeliest place in >= 99.9 % of rows, and the same L3, wherever it is looked for."""
+    from bpr.body_composition.counting import PLACES, count_vertebrae, rows_around
+    from bpr.body_composition.job import VERTEBRAE, composition_bundles
+    from bpr.body_composition.spine import spine_pictures
+    from bpr.volume import read_volume
+
+    pictures, bundle = spine_pictures(read_volume(sample_ct).image), composition_bundles([])[VERTEBRAE]
+    engines = OpenVinoEngine().predictor(bundle), TorchEngine("cpu").predictor(bundle)
+    same = []
+    for guess in np.linspace(pictures.z_mm[0] - 60, pictures.z_mm[-1], 6):
+        window, _, inside = rows_around(pictures, guess)
+        a, b = (PLACES[predict(window[None])[0].argmax(0)][inside] for predict in engines)
+        same += (a == b).tolist()
+        ours, theirs = (count_vertebrae(pictures, guess, predict) for predict in engines)
+        assert ours.l3_mm == pytest.approx(theirs.l3_mm, abs=0.1)
+    assert len(same) > 100 and np.mean(same) >= 0.999

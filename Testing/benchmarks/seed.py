@@ -25,11 +25,11 @@ from bpr.models import Bundle, find_bundle
 from bpr.seed.case import SeedCase
 from bpr.seed.cases import TeachingCase, teaching_case
 from bpr.seed.finetune import Outcome, Request, finetune
+from bpr.seed.kinds import kind_of
 from bpr.seed.marks import Mark
 from bpr.seed.measure import OrganDice, by_structure, change, mean_dice, measure
 from bpr.seed.plan import Recipe, parse_budget
 from bpr.seed.project import SeedProject
-from bpr.segmentation.interface import Interface
 from bpr.segmentation.labels import label_table
 from bpr.training.dataset import Case, data_folder, trunk_cases
 from bpr.volume import read_volume
@@ -49,7 +49,7 @@ class Test:
 
     def measured(self, bundle: Bundle) -> list[OrganDice]:
         """Dice of a bundle as it runs in the main job."""
-        return measure(self.cases, open_engine(device="cpu").predictor(bundle), Interface.of(bundle))
+        return measure(kind_of(bundle), self.cases, open_engine(device="cpu").predictor(bundle))
 
 
 def marks_of(case: Case) -> list[Mark]:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import SimpleITK as sitk
 
 slicer = pytest.importorskip("slicer", reason="Slicer's MRML (slicer-core) cannot be loaded here")
 pytest.importorskip("PySide6.QtUiTools", reason="the stand-in of Slicer's panels needs PySide6")
@@ -256,6 +257,23 @@ def test_learning_together_with_another_project_is_one_choice(panel, project, tm
     assert training[training.index("--together") + 1] == str(other.folder)
     assert project.settings()["together"] == str(other.folder), "the next opening offers it again"
     picture(panel, "6_together")
+
+
+def test_a_project_of_slices_offers_tissues_and_marks_them(panel, tmp_path) -> None:
+    project = SeedProject.create(tmp_path / "slices", "bpr_body_composition")
+    volume, _ = write_toy_case(tmp_path / "in")
+    labels = sitk.ReadImage(str(volume)) > 100
+    sitk.WriteImage(sitk.Cast(labels, sitk.sitkUInt8), str(tmp_path / "s.nrrd"))  # label 1
+    project.add(volume, tmp_path / "s.nrrd")
+    ui = opened(panel, project)
+    offered = [ui.organsList.item(row).text() for row in range(ui.organsList.count)]
+    assert offered == ["skeletal muscle", "subcutaneous fat", "visceral fat", "intermuscular fat", "vertebra"]
+    assert ui.trainOrgansList.count == len(offered) and "bpr_body_composition" in panel._projects._bundles
+    ui.casesTable.selectRow(0)
+    ui.organsList.item(0).setSelected(True)
+    ui.firstSpinBox.value = ui.lastSpinBox.value = 12
+    ui.markRangeButton.click()
+    assert project.case("case001").marks == (Mark(((12, 12),), ("skeletal_muscle",)),)
 
 
 def test_a_model_that_forgot_is_used_only_after_a_question(panel, project, monkeypatch) -> None:

@@ -14,12 +14,12 @@ from bpr.body_composition.level import Level, find_level, slab
 from bpr.body_composition.measure import TissueFound, find_compartments, measure
 from bpr.body_composition.slices import AxialSlice, axial_slice
 from bpr.body_composition.spine import spine_pictures
-from bpr.body_composition.tissues import TISSUES, tissue_labels
+from bpr.body_composition.tissues import ROLE, TISSUES, tissue_labels
 from bpr.errors import InputError, Notice
 from bpr.scoring.curve import ScoreCurve
 from bpr.volume import Volume, slice_heights
 
-ROLE, VERTEBRAE = "body_composition", "vertebrae"
+VERTEBRAE = "vertebrae"
 SLAB_MM = 10.0  # thickness of the slab at a level
 LEAST_CHANCE = 0.75  # that the vertebra is the one meant
 STEP_MM = 5.0  # between two levels every slice counts, but not more often than this

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from bpr.segmentation.labels import Structure, terminology_entry
+
+ROLE = "body_composition"  # of the bundle
 MUSCLE_HU, FAT_HU = (-29, 150), (-190, -30)
 PIXEL_MM = 2.0
 INPUT_SHAPE = (192, 256)  # rows (anterior to posterior) and columns (right to left) of the network's input
@@ -42,6 +45,13 @@ TISSUES = (
 )  # fmt: skip
 OPENED, OPEN_MM, OPEN_UP_TO_MM = ("skeletal_muscle", "subcutaneous_fat"), 4.0, 2.5
 BONE = 5  # the vertebra in the training labels; it is told apart so that its marrow is no muscle
+# What a person can draw on a slice, as a label table of its own: the tissues, and the vertebra.
+DRAWN = (
+    *(Structure(t.value, t.id, t.name, "tissue", t.snomed_code, t.snomed_meaning, "", "",
+                tuple(channel / 255 for channel in t.color), "", "") for t in TISSUES),
+    Structure(BONE, "vertebra", "vertebra", "skeleton", "51282000", "Vertebra", "", "", (0.95, 0.84, 0.57), "", ""),
+)  # fmt: skip
+COMPARTMENT_OF = {tissue.value: tissue.compartment for tissue in TISSUES} | {BONE: "bone"}
 
 
 def network_channels(hu: np.ndarray) -> np.ndarray:
@@ -68,3 +78,10 @@ def tissue_labels(compartment: np.ndarray, hu: np.ndarray, spacing: tuple[float,
             inside = ndimage.binary_opening(inside, square)
         labels[inside] = tissue.value
     return labels
+
+
+def terminology(structure: Structure) -> str:
+    """Slicer's serialized terminology entry; tissues have a category of their own."""
+    entry = terminology_entry(structure)
+    anatomy, tissue = "SCT^123037004^Anatomical Structure", "SCT^85756007^Tissue"
+    return entry.replace(anatomy, tissue) if structure.group == "tissue" else entry

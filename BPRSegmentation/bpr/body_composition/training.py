@@ -2,7 +2,8 @@
 
 The labels say what a pixel is, the network shall say which compartment it lies in. A muscle or intermuscular-fat pixel
 lies in the muscle compartment. A pixel without a label that has muscle's HU lies anywhere but there, one that has fat's
-HU in none of the compartments with fat, and gas or calcium without a label may lie anywhere.
+HU in none of the compartments with fat, and gas or calcium without a label may lie anywhere. Where nobody has looked
+for a tissue, a pixel without a label may be that tissue.
 """
 
 from __future__ import annotations
@@ -17,20 +18,26 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bpr.body_composition.slices import axial_slice, body_of, network_grid, onto_grid
-from bpr.body_composition.tissues import BONE, COMPARTMENTS, FAT_HU, INPUT_SHAPE, MUSCLE_HU, network_channels
+from bpr.body_composition.slices import AxialSlice, axial_slice, body_of, network_grid, onto_grid
+from bpr.body_composition.tissues import (
+    BONE,
+    COMPARTMENT_OF,
+    COMPARTMENTS,
+    FAT_HU,
+    INPUT_SHAPE,
+    MUSCLE_HU,
+    TISSUES,
+    network_channels,
+)
 from bpr.errors import InputError
 from bpr.volume import slice_heights
 
 POOL_LEVEL = "L3"
 # What a pixel is, beyond the labels 1..5: unlabeled in muscle's range, in fat's range, other values, outside the body.
 LIKE_MUSCLE, LIKE_FAT, ANYTHING, OUTSIDE = 6, 7, 8, 9
-ALLOWED = np.zeros((10, len(COMPARTMENTS)), bool)
-for _code, _names in {1: "muscle", 2: "subcutaneous", 3: "visceral", 4: "muscle", BONE: "bone", OUTSIDE: "elsewhere",
-                      LIKE_MUSCLE: "elsewhere subcutaneous visceral bone", LIKE_FAT: "elsewhere bone",
-                      ANYTHING: " ".join(COMPARTMENTS)}.items():  # fmt: skip
-    ALLOWED[_code, [COMPARTMENTS.index(name) for name in _names.split()]] = True
-ALLOWED[0] = True
+UNKNOWN = 255  # in labels: nobody has looked there
+LIKE = {MUSCLE_HU: LIKE_MUSCLE, FAT_HU: LIKE_FAT}
+ALL_KNOWN = (True,) * BONE  # by label value from 1: which tissues somebody has looked for on a slice
 # Of each labeled tissue: compartment, the codes whose HU is in the tissue's range.
 SOFT_TISSUES = {1: ("muscle", (1, LIKE_MUSCLE)), 2: ("subcutaneous", (2, 3, 4, LIKE_FAT)),
                 3: ("visceral", (2, 3, 4, LIKE_FAT)), 4: ("muscle", (2, 3, 4, LIKE_FAT)),
@@ -39,7 +46,10 @@ SOFT_TISSUES = {1: ("muscle", (1, LIKE_MUSCLE)), 2: ("subcutaneous", (2, 3, 4, L
 
 @dataclass(frozen=True)
 class LabeledSlice:
-    """One labeled slice: HU and label as they are, and both on the network's grid (codes instead of labels there)."""
+    """One labeled slice: HU and label as they are, and both on the network's grid (codes instead of labels there).
+
+    ``known`` says by label value from 1 which tissues were looked for: where a known one is not drawn, it is not.
+    """
 
     case: str
     patient: str
@@ -50,6 +60,19 @@ class LabeledSlice:
     spacing: tuple[float, float]
     grid_hu: np.ndarray
     grid_codes: np.ndarray
+    known: tuple[bool, ...] = ALL_KNOWN
+
+
+def allowed_compartments(known: tuple[bool, ...]) -> np.ndarray:
+    """(10, compartments) bool: where a pixel of each code may lie, when these tissues were looked for."""
+    allowed = np.ones((10, len(COMPARTMENTS)), bool)
+    for label, name in COMPARTMENT_OF.items():
+        allowed[label] = np.array(COMPARTMENTS) == name
+    for tissue in TISSUES:
+        if known[tissue.value - 1]:
+            allowed[LIKE[tissue.hu], COMPARTMENTS.index(tissue.compartment)] = False
+    allowed[OUTSIDE] = np.array(COMPARTMENTS) == "elsewhere"
+    return allowed
 
 
 def load_slices(data: Path) -> list[LabeledSlice]:
@@ -69,16 +92,19 @@ def load_slices(data: Path) -> list[LabeledSlice]:
         for number, row in enumerate(row for row in rows if row["id"] == case):
             index = int(row["slice_index"])
             one = axial_slice(image, index, float(heights[index]))
-            found.append(_labeled(case, facts[case], index, one, labels[number]))
+            found.append(labeled_slice(case, facts[case]["patient"], facts[case]["use"], one, labels[number]))
     return found
 
 
-def _labeled(case: str, facts: dict, index: int, one, labels: np.ndarray) -> LabeledSlice:
+def labeled_slice(
+    case: str, patient: str, use: str, one: AxialSlice, labels: np.ndarray, known: tuple[bool, ...] = ALL_KNOWN
+) -> LabeledSlice:
+    """A slice with its labels (y, x) uint8, UNKNOWN where nobody has looked, also on the network's grid."""
     body = body_of(one.hu, one.spacing[1])
     grid = network_grid(body, one.spacing)
     codes = onto_grid(codes_of(one.hu, labels, body), grid, 0, OUTSIDE).astype(np.uint8)
     hu = onto_grid(one.hu, grid, 1, -1024)
-    return LabeledSlice(case, facts["patient"], facts["use"], index, one.hu, labels, one.spacing, hu, codes)
+    return LabeledSlice(case, patient, use, one.index, one.hu, labels, one.spacing, hu, codes, known)
 
 
 def codes_of(hu: np.ndarray, labels: np.ndarray, body: np.ndarray) -> np.ndarray:
@@ -87,7 +113,8 @@ def codes_of(hu: np.ndarray, labels: np.ndarray, body: np.ndarray) -> np.ndarray
     codes[(hu >= MUSCLE_HU[0]) & (hu <= MUSCLE_HU[1])] = LIKE_MUSCLE
     codes[(hu >= FAT_HU[0]) & (hu <= FAT_HU[1])] = LIKE_FAT
     codes[~body] = OUTSIDE
-    return np.where(labels > 0, labels, codes).astype(np.uint8)
+    codes[labels == UNKNOWN] = ANYTHING
+    return np.where((labels > 0) & (labels <= BONE), labels, codes).astype(np.uint8)
 
 
 def folds_by_patient(slices: list[LabeledSlice], count: int, seed: int = 0) -> list[list[LabeledSlice]]:
@@ -104,14 +131,14 @@ class SliceSampler:
     def __init__(self, slices: list[LabeledSlice]):
         self.by_patient = [[s for s in slices if s.patient == p] for p in sorted({s.patient for s in slices})]
 
-    def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Network input (channels, y, x) float32 and codes (y, x) uint8."""
+    def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, tuple[bool, ...]]:
+        """Network input (channels, y, x) float32, codes (y, x) uint8, and which tissues are known."""
         own = self.by_patient[rng.integers(len(self.by_patient))]
         chosen = own[rng.integers(len(own))]
         hu, codes = _warped(chosen.grid_hu, chosen.grid_codes, rng)
         if rng.random() < 0.25:
             hu = _with_arm(hu, codes, rng)
-        return network_channels(_random_intensity(hu, codes, rng)), codes
+        return network_channels(_random_intensity(hu, codes, rng)), codes, chosen.known
 
 
 def _warped(hu: np.ndarray, codes: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -155,37 +182,40 @@ def _random_intensity(hu: np.ndarray, codes: np.ndarray, rng: np.random.Generato
     return (hu + rng.normal(0, rng.uniform(0, 30), hu.shape)).astype(np.float32)
 
 
-def composition_loss(logits: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+def composition_loss(logits: torch.Tensor, codes: torch.Tensor, known: list[tuple[bool, ...]]) -> torch.Tensor:
     """Marginal cross entropy over the compartments that a pixel may lie in, plus soft Dice of each tissue.
 
     Args:
         logits: (n, compartments, y, x). codes: (n, y, x) long, see ``codes_of``.
+        known: for each slice which tissues were looked for; the others have no Dice term.
     """
     log_p = F.log_softmax(logits.float(), 1)
-    allowed = torch.from_numpy(ALLOWED)[codes].movedim(-1, 1)
+    tables = torch.from_numpy(np.stack([allowed_compartments(one) for one in known])).to(codes.device)
+    allowed = tables[torch.arange(len(codes), device=codes.device)[:, None, None], codes].movedim(-1, 1)
     log_allowed = torch.logsumexp(log_p.masked_fill(~allowed, -1e4), 1)
     judged = (codes != ANYTHING).float() * torch.where(codes == OUTSIDE, 0.3, 1.0)
     entropy = -(log_allowed * judged).sum() / judged.sum().clamp(min=1)
-    p = log_p.exp()
-    dice = []
+    p, missed = log_p.exp(), 0.0
     for label, (compartment, in_range) in SOFT_TISSUES.items():
-        eligible = torch.isin(codes, torch.tensor(in_range))
-        guess = p[:, COMPARTMENTS.index(compartment)] * eligible
-        truth = (codes == label).float()
-        overlap, total = (guess * truth).sum((1, 2)), guess.sum((1, 2)) + truth.sum((1, 2))
-        dice.append(((2 * overlap + 20) / (total + 20)).mean() * (0.3 if label == 4 else 1.0))
-    return entropy + sum(1.0 * (0.3 if k == 3 else 1.0) - d for k, d in enumerate(dice)) / 4.3
+        looked_for = torch.tensor([one[label - 1] for one in known], device=codes.device)
+        if looked_for.any():
+            eligible = torch.isin(codes, torch.tensor(in_range, device=codes.device))
+            guess = p[:, COMPARTMENTS.index(compartment)] * eligible
+            truth = (codes == label).float()
+            overlap, total = (guess * truth).sum((1, 2)), guess.sum((1, 2)) + truth.sum((1, 2))
+            dice = ((2 * overlap + 20) / (total + 20))[looked_for].mean()
+            missed = missed + (1 - dice) * (0.3 if label == 4 else 1.0)  # intermuscular fat repeats badly
+    return entropy + missed / 4.3
 
 
 def slice_loss(sampler: SliceSampler, batch: int):
     """The function that bpr.training.loop.Trainer calls at each step; bf16 where the processor computes it."""
 
     def loss_of(network: nn.Module, rng: np.random.Generator) -> torch.Tensor:
-        drawn = [sampler.draw(rng) for _ in range(batch)]
-        images = torch.from_numpy(np.stack([image for image, _ in drawn])).contiguous(memory_format=torch.channels_last)
-        codes = torch.from_numpy(np.stack([codes for _, codes in drawn])).long()
+        images, codes, known = zip(*(sampler.draw(rng) for _ in range(batch)), strict=True)
+        channels_last = torch.from_numpy(np.stack(images)).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
-            logits = network(images)
-        return composition_loss(logits, codes)
+            logits = network(channels_last)
+        return composition_loss(logits, torch.from_numpy(np.stack(codes)).long(), known)
 
     return loss_of

@@ -15,9 +15,10 @@ from matplotlib.patches import Patch, Rectangle
 
 from bpr.results.summary import RunResult
 from bpr.results.views import Section, SmallVolume, landmark_words, small_volume
+from bpr.scoring.scale import COLORED_SCORES
 from bpr.segmentation.labels import structure_by_value
 
-SCORE_COLORS, SCORE_RANGE = "viridis", Normalize(-10, 115)  # the whole ruler, so that pictures can be compared
+SCORE_COLORS, SCORE_RANGE = "viridis", Normalize(*COLORED_SCORES)  # of every scan, so that pictures can be compared
 REGION_COLORS = ("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#9c755f")
 INK, PALE, RESOLUTION = "#22303c", "#8a97a3", 110
 SLAB_MM = 5.0

@@ -45,8 +45,7 @@ class Maker:
         """The bundle alone; it replaces the one that was written before."""
         mixed: dict[str, torch.Tensor] = blend(self._old, self._new, share)
         self._network.load_state_dict(mixed)
-        parent, domains = self.material.bundle, self.material.domains
-        return write_seed_bundle(self.folder, self._network, parent, self.plan, self.step, domains)
+        return write_seed_bundle(self.folder, self._network, self.material, self.plan, self.step)
 
     def measured(self, share: float, bundle: Bundle, measure: Callable) -> Candidate:
         """Compare the written bundle with the old model."""

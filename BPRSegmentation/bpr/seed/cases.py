@@ -15,9 +15,11 @@ import SimpleITK as sitk
 from bpr.errors import InputError
 from bpr.models import Bundle
 from bpr.seed.case import SeedCase
+from bpr.seed.files import read_image
 from bpr.seed.grid import GridCT, grid_ct
 from bpr.seed.marks import organs_by_slice
-from bpr.seed.segments import Drawing, read_drawing, reference_geometry
+from bpr.seed.segments import Drawing, read_stored, reference_geometry
+from bpr.seed.taught import find_structure
 from bpr.segmentation.grid import GRID_MM
 from bpr.segmentation.labels import label_table, structure_by_id
 from bpr.training.cases import OUTSIDE, LabeledCase
@@ -33,7 +35,11 @@ class TeachingCase:
     domain: str
     hu: np.ndarray
     parts: tuple[LabeledCase, ...]
-    weight: float = 1.0  # of the whole case in sampling
+
+    @property
+    def shown(self) -> int:
+        """How many organs have voxels, summed over the parts."""
+        return sum(len(part.voxels) for part in self.parts)
 
 
 def teaching_case(case: SeedCase, bundle: Bundle, cache: Path, organs: tuple[str, ...] = ()) -> TeachingCase:
@@ -45,15 +51,7 @@ def teaching_case(case: SeedCase, bundle: Bundle, cache: Path, organs: tuple[str
     Raises:
         InputError: the case is damaged, nothing of it is marked there, or its labels do not match the bundle.
     """
-    known_to_bundle = set(bundle.facts["structures"])
-    wanted = known_to_bundle & set(organs) if organs else known_to_bundle
-    named = set(case.structures) | {organ for mark in case.marks for organ in mark.organs}
-    if not named & wanted:
-        raise InputError(
-            f"The labels of {case.id} do not match the model {bundle.name}: "
-            f"it segments none of {', '.join(sorted(named)) or 'them'}.",
-            "Start from a model that knows these organs, or exclude the case.",
-        )
+    wanted = wanted_structures(case, bundle, set(bundle.facts["structures"]), organs)
     grid = grid_ct(case.volume_path, cache, bundle.role == "region")
     seen = grid.slices_of(bundle)
     advice = f"Mark slices of the {bundle.slot}, or start from another model."
@@ -66,6 +64,23 @@ def teaching_case(case: SeedCase, bundle: Bundle, cache: Path, organs: tuple[str
     return TeachingCase(case.id, case.patient, case.domain, grid.hu[seen], parts)
 
 
+def wanted_structures(case: SeedCase, bundle: Bundle, known: set[str], organs: tuple[str, ...]) -> set[str]:
+    """IDs of what a bundle, which knows ``known``, shall learn: ``organs``, or all of it when there are none.
+
+    Raises:
+        InputError: the case has none of them.
+    """
+    wanted = known & set(organs) if organs else known
+    named = set(case.structures) | {organ for mark in case.marks for organ in mark.organs}
+    if not named & wanted:
+        raise InputError(
+            f"The labels of {case.id} do not match the model {bundle.name}: "
+            f"it segments none of {', '.join(sorted(named)) or 'them'}.",
+            "Start from a model that knows these organs, or exclude the case.",
+        )
+    return wanted
+
+
 def labels_on(grid: GridCT, case: SeedCase) -> tuple[np.ndarray, np.ndarray, list[frozenset[str]]]:
     """Labels and the number of the known set of every voxel on the networks' grid.
 
@@ -75,8 +90,8 @@ def labels_on(grid: GridCT, case: SeedCase) -> tuple[np.ndarray, np.ndarray, lis
         (z, y, x) uint8 label-table values (OUTSIDE where drawings overlap or end), (z, y, x) uint8 1-based index into
         the list of known sets (0: nothing is marked there).
     """
-    volume = sitk.ReadImage(str(case.volume_path))
-    drawing = read_drawing(case.segmentation_path, {e["id"]: e["structure"] for e in case.segments})
+    volume = read_image(case.volume_path)
+    drawing = read_stored(case)
     reference = reference_geometry(case.segmentation_path) if drawing.outside_is_background else None
     groups = organs_by_slice(case.marks, volume.GetSize()[slice_axis(volume)], drawing.structures)
     marked, normal, step = _marked(volume, list(groups.values()))
@@ -120,7 +135,7 @@ def drawn_labels(
             if segment.layer == k and segment.structure:
                 mask = values == segment.label
                 labels[mask & (labels != 0)] = OUTSIDE
-                labels[mask & (labels == 0)] = structure_by_id(segment.structure).value
+                labels[mask & (labels == 0)] = find_structure(segment.structure).value
     ground = reference if drawing.outside_is_background else drawing.layers[0]
     if ground is not None:
         covered = sitk.Image(ground.GetSize(), sitk.sitkUInt8) + 1

@@ -140,7 +140,7 @@ def _init(options: argparse.Namespace) -> None:
 
     bundle = find_bundle(options.bundle)
     if not bundle.can_learn:
-        raise InputError(f"{bundle.name} cannot learn organs from cases.", "Start from a segmentation model of CT.")
+        raise InputError(f"{bundle.name} cannot learn from cases.", "Start from a segmentation model of CT.")
     print(SeedProject.create(options.project, options.bundle).folder)
 
 

@@ -26,7 +26,7 @@ from bpr.models import Bundle, find_bundle, sha256
 from bpr.seed.blending import Maker, best_blend
 from bpr.seed.compare import Comparison
 from bpr.seed.files import check_free, lock, writing
-from bpr.seed.learn import PatchMix, Watcher, predictor, rate_groups, schedule_of, seed_loss
+from bpr.seed.learn import Mix, Watcher, predictor, rate_groups, schedule_of, seed_loss
 from bpr.seed.material import Material, gather, gather_together
 from bpr.seed.measure import OrganDice, measure
 from bpr.seed.memory import ElasticWeights, OldModel
@@ -113,7 +113,7 @@ class _Job:
         """All stages in turn."""
         bundle = find_bundle(self.project.bundle)
         if not bundle.can_learn:
-            raise InputError(f"{bundle.name} cannot learn organs from cases.", "Start from a segmentation model of CT.")
+            raise InputError(f"{bundle.name} cannot learn from cases.", "Start from a segmentation model of CT.")
         bundle.verify()
         resumed = resumable_run(self.project.folder) if self.request.resume else None
         check_free(self.project.folder, RUN_BYTES)
@@ -128,7 +128,7 @@ class _Job:
             self.emit({"event": "warning", "code": notice.code, "message": notice.message})
         device = choose("torch", self.request.device)[1]
         self._say_device(device)
-        network = load_network(bundle).to(device).to(memory_format=torch.channels_last_3d)
+        network = load_network(bundle).to(device).to(memory_format=material.kind.memory_format)
         self._stage("before")
         before = self._before(material, resumed)
         plan = Plan.read(resumed.folder / PLAN) if resumed else self._plan(material, network, device)
@@ -174,7 +174,7 @@ class _Job:
             self.emit({"event": "progress", "fraction": round(done / len(cases), 4), "done": done,
                        "total": len(cases), "unit": "cases", "remaining_s": None})  # fmt: skip
 
-        return measure(cases, predict, material.network, advance)
+        return measure(material.kind, cases, predict, advance)
 
     def _plan(self, material: Material, network: nn.Module, device: str) -> Plan:
         """How many steps the budget allows; an equal plan of an earlier run gives the same number again."""
@@ -221,7 +221,7 @@ class _Job:
         """Seconds of one measurement while training."""
         started = time.monotonic()
         case = (material.validation + material.training)[:1]
-        measure(case, predictor(network.eval(), device, bfloat), material.network)
+        measure(material.kind, case, predictor(network.eval(), material.kind, device, bfloat))
         return (time.monotonic() - started) * (len(material.validation) + CHECKED_TRAINING)
 
     def _new_run(self, plan: Plan, before: list[OrganDice]) -> Run:
@@ -231,26 +231,26 @@ class _Job:
         return run
 
     def _loss(self, material: Material, plan: Plan, network: nn.Module):
-        memory = plan.recipe.memory
-        mix = PatchMix(material.training, material.replay, material.network, memory.replay, material.together)
+        memory, kind = plan.recipe.memory, material.kind
+        mix = Mix(material.training, material.replay, kind, memory.replay, material.together)
         old = OldModel(network) if memory.lwf else None
         elastic = None
         if memory.ewc and material.replay:
-            draws = PatchMix(material.replay, [], material.network, 0.0)
+            draws = Mix(material.replay, [], kind, 0.0)
             rng = np.random.default_rng(plan.seed)
             torch.manual_seed(plan.seed)
             patches = (draws.draw(rng)[0].to(plan.device) for _ in range(16))
             elastic = ElasticWeights(network, patches)
-        return seed_loss(mix, plan.recipe, old, elastic, plan.device, plan.precision == "bfloat16")
+        return seed_loss(mix, kind, plan.recipe, old, elastic, plan.device, plan.precision == "bfloat16")
 
     def _train(self, run: Run, plan: Plan, material: Material, network: nn.Module) -> Watcher:
         """The training proper; afterwards the network holds the best weights."""
         self._stage("training")
-        groups = rate_groups(network, plan.recipe.encoder_scale)
+        groups = rate_groups(network, plan.recipe.encoder_scale, material.kind.encoder)
         loss_of = self._loss(material, plan, network)  # before resuming: the old model is the parent
         trainer = Trainer(network, groups, schedule_of(plan), run.folder)
         resumed = trainer.resume()
-        largest = sorted(material.training, key=lambda case: -sum(len(part.voxels) for part in case.parts))
+        largest = sorted(material.training, key=lambda case: -case.shown)
 
         def report(event: dict) -> None:
             if event.get("name") == "dice":  # the picture first: who hears of a measurement may look at it
@@ -258,7 +258,7 @@ class _Job:
             self.emit(event)
 
         limit = math.inf if self.request.steps else max(self._left(), 1.0)
-        watcher = Watcher(trainer, plan, limit, material.network, largest[:CHECKED_TRAINING],
+        watcher = Watcher(trainer, plan, limit, material.kind, largest[:CHECKED_TRAINING],
                           material.validation, report)  # fmt: skip
         if resumed:
             for entry in watcher.history:
@@ -279,7 +279,7 @@ class _Job:
         found = best_blend(maker, self._stage, self._measured, self._in_time)
         bundle, comparison = found.bundle, found.comparison
         facts = {"steps": step, "best": watcher.best["step"], "reason": ENDS[watcher.reason], "share": found.share}
-        write_card(bundle, parent, plan, cases, comparison, facts)
+        write_card(bundle, material, plan, cases, comparison, facts)
         predict = open_engine(device="cpu").predictor(bundle)
         pictures = draw_worst(material, found.after, predict, run.folder)
         content = {"bundle": name, "parent": parent.name, "comparison": comparison.to_json(), **facts,

@@ -1,10 +1,10 @@
-"""The learning itself: patches of new and remembered cases, the loss, layer-wise rates, and who watches over it."""
+"""The learning itself: examples of new and remembered cases, the loss, layer-wise rates, and who watches over it."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,61 +13,49 @@ import numpy as np
 import torch
 from torch import nn
 
-from bpr.seed.augment import random_scanner
-from bpr.seed.cases import TeachingCase
+from bpr.files import whole
+from bpr.seed.kinds import Kind, Taught
 from bpr.seed.measure import OrganDice, mean_dice, measure
 from bpr.seed.memory import ElasticWeights, OldModel
+from bpr.seed.organs import Organs
 from bpr.seed.plan import Plan, Recipe
-from bpr.segmentation.interface import Interface
 from bpr.segmentation.windows import Predictor
-from bpr.training.cases import OUTSIDE
 from bpr.training.loop import Schedule, Trainer
-from bpr.training.patches import PatchSampler
-from bpr.training.segmentation import marginal_loss
 
-ENCODER = ("input_block.", "downsamples.", "bottleneck.")  # MONAI's names in a DynUNet
 LEAST_GAIN = 0.001  # of validation Dice that counts as better
 PATIENCE_AFTER = 0.4  # of the planned steps; before, the rate has hardly begun to fall
 
 
-class PatchMix:
-    """Draws patches of the new cases and, in the share that the recipe says, of the remembered ones.
+class Mix:
+    """Draws examples of the new cases and, in the share that the recipe says, of the remembered ones.
 
     ``together`` are cases of other projects that are learned with the new ones: each of their domains is met as often
     as all new cases, however many it has.
     """
 
-    def __init__(self, new: list[TeachingCase], remembered: list[TeachingCase], network: Interface, share: float,
-                 together: Sequence[TeachingCase] = ()):  # fmt: skip
+    def __init__(self, new: list[Taught], remembered: list[Taught], kind: Kind, share: float,
+                 together: Sequence[Taught] = ()):  # fmt: skip
         domains = sorted({case.domain for case in together})
         groups = [new, *([case for case in together if case.domain == domain] for domain in domains)]
-        self._taught = [_sampler(group, network) for group in groups]
-        self._remembered = _sampler(remembered, network) if remembered else None
+        self._taught = [kind.sampler(group) for group in groups]
+        self._remembered = kind.sampler(remembered) if remembered else None
         self._share = share if remembered else 0.0
 
     def draw(self, rng: np.random.Generator):
-        """Image (1, 2, z, y, x), target (z, y, x), known (channels,) as PatchSampler, and whether it is remembered."""
+        """Image, target and known as the kind's sampler gives them, and whether the example is a remembered one."""
         remembered = rng.random() < self._share
         taught = self._taught[rng.integers(len(self._taught)) if len(self._taught) > 1 else 0]
         image, target, known = (self._remembered if remembered else taught).draw(rng)
         return image, target, known, remembered
 
 
-def _sampler(cases: list[TeachingCase], network: Interface) -> PatchSampler:
-    parts = [part for case in cases for part in case.parts]
-    classes = network.classes
-    sampler = PatchSampler(parts, classes, network.tile, intensity=random_scanner, inputs=network.inputs)
-    # Also parts that only say what is absent are drawn, and a part with one organ more often than a tenth of all.
-    weight = np.array([1 + sum(value in part.voxels for value in classes) for part in parts], float) ** 0.5
-    sampler.weight = weight / weight.sum()
-    return sampler
-
-
-def rate_groups(network: nn.Module, encoder_scale: float) -> list[dict]:
+def rate_groups(
+    network: nn.Module, encoder_scale: float, encoder_names: re.Pattern[str] = Organs.encoder
+) -> list[dict]:
     """Optimizer groups: the encoder slower (0: frozen), everything else at full rate."""
     encoder, rest = [], []
     for name, parameter in network.named_parameters():
-        (encoder if name.startswith(ENCODER) else rest).append(parameter)
+        (encoder if encoder_names.match(name) else rest).append(parameter)
     if encoder_scale == 0:
         for parameter in encoder:
             parameter.requires_grad_(False)
@@ -75,27 +63,26 @@ def rate_groups(network: nn.Module, encoder_scale: float) -> list[dict]:
     return [{"params": encoder, "scale": encoder_scale}, {"params": rest}] if encoder else [{"params": rest}]
 
 
-def seed_loss(mix: PatchMix, recipe: Recipe, old: OldModel | None, elastic: ElasticWeights | None, plan_device: str,
+def seed_loss(mix: Mix, kind: Kind, recipe: Recipe, old: OldModel | None, elastic: ElasticWeights | None, device: str,
               bfloat: bool):  # fmt: skip
     """The function that bpr.training.loop.Trainer calls at each step."""
-    kind = plan_device.partition(":")[0]
 
     def loss_of(network: nn.Module, rng: np.random.Generator) -> torch.Tensor:
-        patches = [mix.draw(rng) for _ in range(recipe.batch)]
-        images = torch.cat([patch[0] for patch in patches]).to(plan_device)
-        images = images.contiguous(memory_format=torch.channels_last_3d)
-        targets = [patch[1].to(plan_device) for patch in patches]
-        with torch.autocast(kind, torch.bfloat16, enabled=bfloat):
+        examples = [mix.draw(rng) for _ in range(recipe.batch)]
+        images = torch.cat([example[0] for example in examples]).to(device)
+        images = images.contiguous(memory_format=kind.memory_format)
+        targets = [example[1].to(device) for example in examples]
+        with torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=bfloat):
             logits = network(images)
             losses = [
-                marginal_loss(logits[k : k + 1], targets[k], patch[2].to(plan_device), recipe.rarity)
-                for k, patch in enumerate(patches)
+                kind.loss(logits[k : k + 1], targets[k], example[2].to(device), recipe.rarity)
+                for k, example in enumerate(examples)
             ]
             total = torch.stack(losses).mean()
             if old:
                 silent = torch.stack([
-                    torch.ones_like(target, dtype=torch.bool) if patch[3] else target == OUTSIDE
-                    for target, patch in zip(targets, patches, strict=True)
+                    torch.ones_like(target, dtype=torch.bool) if example[3] else target == kind.silent
+                    for target, example in zip(targets, examples, strict=True)
                 ])  # fmt: skip
                 total = total + recipe.memory.lwf * old.loss(images, logits, silent)
         if elastic:
@@ -105,12 +92,12 @@ def seed_loss(mix: PatchMix, recipe: Recipe, old: OldModel | None, elastic: Elas
     return loss_of
 
 
-def predictor(network: nn.Module, device: str, bfloat: bool) -> Predictor:
+def predictor(network: nn.Module, kind: Kind, device: str, bfloat: bool) -> Predictor:
     """A network in training as a function of arrays."""
 
     def predict(batch: np.ndarray) -> np.ndarray:
         with torch.inference_mode(), torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=bfloat):
-            images = torch.from_numpy(batch).to(device).contiguous(memory_format=torch.channels_last_3d)
+            images = torch.from_numpy(batch).to(device).contiguous(memory_format=kind.memory_format)
             return network(images).float().cpu().numpy()
 
     return predict
@@ -128,14 +115,14 @@ class Watcher:
         trainer: Trainer,
         plan: Plan,
         limit_s: float,
-        network: Interface,
-        training: list[TeachingCase],
-        validation: list[TeachingCase],
+        kind: Kind,
+        training: list[Taught],
+        validation: list[Taught],
         report: Callable[[dict], None],
     ):
         self.trainer, self.plan, self.report = trainer, plan, report
         self._limit_s = trainer.seconds + limit_s  # of training time, over all resumes
-        self._interface = network
+        self._kind = kind
         self._training, self._validation = training, validation
         self._losses: list[float] = []
         self._reported = time.monotonic()
@@ -201,9 +188,9 @@ class Watcher:
         trainer = self.trainer
         network = copy.deepcopy(trainer.network)
         network.load_state_dict(trainer.averaged)
-        predict = predictor(network.eval(), self.plan.device, self.plan.precision == "bfloat16")
-        validation = measure(self._validation, predict, self._interface)
-        training = measure(self._training, predict, self._interface)
+        predict = predictor(network.eval(), self._kind, self.plan.device, self.plan.precision == "bfloat16")
+        validation = measure(self._kind, self._validation, predict)
+        training = measure(self._kind, self._training, predict)
         dice, taught = mean_dice(validation), mean_dice(training)
         entry = {"step": trainer.step, "loss": loss, "seconds": round(trainer.seconds, 1), "dice": _plain(dice),
                  "training_dice": _plain(taught), "gap": _plain(taught - dice),
@@ -230,9 +217,8 @@ def _organs(results: list[OrganDice]) -> dict[str, float]:
 
 def save_weights(weights: dict, path: Path) -> None:
     """Write weights complete or not at all."""
-    partial = path.with_suffix(".partial")
-    torch.save(weights, partial)
-    os.replace(partial, path)
+    with whole(path) as partial:
+        torch.save(weights, partial)
 
 
 def requested(folder: Path) -> str:

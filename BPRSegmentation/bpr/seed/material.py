@@ -5,20 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-
 from bpr.errors import InputError, Notice
 from bpr.models import Bundle, sha256
 from bpr.seed.case import Part, SeedCase
-from bpr.seed.cases import TeachingCase, labeled_part, teaching_case
+from bpr.seed.kinds import Kind, Taught, kind_of
 from bpr.seed.project import SeedProject
-from bpr.seed.remembered import CHECK_SEED, REPLAY_SEEDS, phantom_case
-from bpr.segmentation.interface import Interface
-from bpr.segmentation.labels import structure_by_value
-from bpr.training.cases import OUTSIDE, LabeledCase
+from bpr.seed.remembered import CHECK_SEED, REPLAY_SEEDS
 
 HELD_OUT = 0.25  # of the marked planes, where no other patient can validate
-LEAST_PLANES = 8  # marked planes of a case from which some can be held out
 
 
 @dataclass(frozen=True)
@@ -28,19 +22,19 @@ class Material:
     ``together`` are training cases of other projects, learned beside the new ones.
     """
 
-    bundle: Bundle
-    training: list[TeachingCase]
-    validation: list[TeachingCase]
-    replay: list[TeachingCase]
-    remembered: list[TeachingCase]
+    kind: Kind
+    training: list[Taught]
+    validation: list[Taught]
+    replay: list[Taught]
+    remembered: list[Taught]
     held_out: bool
     notices: list[Notice] = field(default_factory=list)
-    together: list[TeachingCase] = field(default_factory=list)
+    together: list[Taught] = field(default_factory=list)
 
     @property
-    def network(self) -> Interface:
-        """What the network takes and gives."""
-        return Interface.of(self.bundle)
+    def bundle(self) -> Bundle:
+        """The model that learning starts from."""
+        return self.kind.bundle
 
     @property
     def domains(self) -> list[str]:
@@ -60,13 +54,14 @@ def gather(
         InputError: nothing teaches, or the labels do not match the bundle.
     """
     project.split()
+    kind = kind_of(bundle)
     good, bad = project.cases()
     notices = [Notice("damaged_case", f"{error.message} It is left out.") for error in bad]
     used, teaching = [], []
     refusal: InputError | None = None
     for case in (case for case in good if case.teaches):
         try:
-            teaching.append((case, teaching_case(case, bundle, project.folder / "cache", organs)))
+            teaching.append((case, kind.teach(case, project.folder / "cache", organs)))
             used.append(case)
         except InputError as error:
             refusal = error
@@ -79,7 +74,7 @@ def gather(
         learned = set()  # more of the same domain
     new = [(case, t) for case, t in teaching if case.domain not in learned]
     earlier = [(case, t) for case, t in teaching if case.domain in learned]
-    material = _split(bundle, new, earlier, notices)
+    material = _split(kind, new, earlier, notices)
     if memory_cases:
         material = with_memory_cases(material, project.folder / "cache")
     return material, used
@@ -87,7 +82,7 @@ def gather(
 
 def gather_together(
     names: tuple[str, ...], bundle: Bundle, own: SeedProject, organs: tuple[str, ...] = ()
-) -> list[tuple[SeedCase, TeachingCase]]:
+) -> list[tuple[SeedCase, Taught]]:
     """Training cases of other projects, given by their folders; what they hold out for validation stays out.
 
     A scan that lies in ``own`` too is left out, or a patient who validates here could teach from there. Their domain is
@@ -96,7 +91,7 @@ def gather_together(
     Raises:
         InputError: there is no such project, or no case of it can teach this bundle.
     """
-    found = []
+    found, kind = [], kind_of(bundle)
     here = {sha256(case.volume_path) for case in own.cases()[0]} if names else set()
     for name in names:
         project, count = SeedProject.open(Path(name)), len(found)
@@ -105,7 +100,7 @@ def gather_together(
             if not case.teaches or case.part is Part.VALIDATION or sha256(case.volume_path) in here:
                 continue
             try:
-                taught = teaching_case(case, bundle, own.folder / "cache", organs)
+                taught = kind.teach(case, own.folder / "cache", organs)
             except InputError as error:
                 reason = error
                 continue
@@ -116,18 +111,18 @@ def gather_together(
     return found
 
 
-def _split(bundle: Bundle, new: list, earlier: list, notices: list[Notice]) -> Material:
+def _split(kind: Kind, new: list, earlier: list, notices: list[Notice]) -> Material:
     training = [t for case, t in new if case.part is not Part.VALIDATION]
     validation = [t for case, t in new if case.part is Part.VALIDATION]
     if not training:
         raise InputError("All accepted cases of the new domain validate; none is left to teach.",
                          "Put some of them on the training side.")  # fmt: skip
-    if not any(part.voxels for case in training for part in case.parts):
+    if not any(case.shown for case in training):
         raise InputError("What is marked in the training cases is empty: no organ has a voxel there.",
                          "Mark slices in which organs are drawn.")  # fmt: skip
     held_out = not validation
     if held_out:
-        training, validation = hold_out(training)
+        training, validation = hold_out(kind, training)
         text = ("No case of another patient validates, so a part of the training cases is held out. "
                 "The numbers are too good: accept cases of at least three patients.")  # fmt: skip
         if not validation:
@@ -137,14 +132,13 @@ def _split(bundle: Bundle, new: list, earlier: list, notices: list[Notice]) -> M
         notices = [*notices, Notice("no_validation_patients", text)]
     replay = [t for case, t in earlier if case.part is not Part.VALIDATION]
     remembered = [t for case, t in earlier if case.part is Part.VALIDATION]
-    return Material(bundle, training, validation, replay, remembered, held_out, notices)
+    return Material(kind, training, validation, replay, remembered, held_out, notices)
 
 
 def with_memory_cases(material: Material, cache: Path) -> Material:
     """Add phantoms to the replay, and another phantom to what is checked."""
-    bundle = material.bundle
-    replay = [phantom_case(bundle, seed, cache) for seed in REPLAY_SEEDS]
-    checked = [phantom_case(bundle, CHECK_SEED, cache)]
+    replay = [material.kind.memory_case(seed, cache) for seed in REPLAY_SEEDS]
+    checked = [material.kind.memory_case(CHECK_SEED, cache)]
     return replace(
         material,
         replay=material.replay + [case for case in replay if case],
@@ -152,33 +146,7 @@ def with_memory_cases(material: Material, cache: Path) -> Material:
     )
 
 
-def hold_out(cases: list[TeachingCase]) -> tuple[list[TeachingCase], list[TeachingCase]]:
-    """Take a block of the marked planes out of every case that has enough of them; returns (training, validation)."""
-    training, validation = [], []
-    for case in cases:
-        planes = np.flatnonzero(sum((part.labels != OUTSIDE).any((1, 2)) for part in case.parts))
-        count = round(len(planes) * HELD_OUT)
-        if len(planes) < LEAST_PLANES:
-            training.append(case)
-            continue
-        start = (len(planes) - count) // 2
-        chosen = np.zeros(len(case.hu), bool)
-        chosen[planes[start : start + count]] = True
-        training.append(_only(case, ~chosen))
-        validation.append(_only(case, chosen))
-    return training, validation
-
-
-def _only(case: TeachingCase, planes: np.ndarray) -> TeachingCase:
-    """The case with what is known in these planes only."""
-    parts = []
-    for part in case.parts:
-        labels = np.where(planes[:, None, None], part.labels, OUTSIDE).astype(np.uint8)
-        if (labels != OUTSIDE).any():
-            parts.append(_relabeled(part, labels))
-    return replace(case, parts=tuple(parts))
-
-
-def _relabeled(part: LabeledCase, labels: np.ndarray) -> LabeledCase:
-    known = [structure_by_value(int(value)).id for value in np.flatnonzero(part.known) if value]
-    return labeled_part(part.id, part.hu, labels, known)
+def hold_out(kind: Kind, cases: list[Taught]) -> tuple[list[Taught], list[Taught]]:
+    """Take a part of what is marked out of every case that has enough of it; returns (training, validation)."""
+    pairs = [kind.hold_out(case, HELD_OUT) for case in cases]
+    return [rest for rest, _ in pairs], [held for _, held in pairs if held is not None]

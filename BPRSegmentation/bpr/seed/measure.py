@@ -4,30 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bpr.evaluation.statistics import Estimate, bootstrap_mean
 from bpr.seed.cases import TeachingCase
-from bpr.segmentation.grid import GRID_MM, network_channels
+from bpr.seed.taught import find_structure
+from bpr.segmentation.grid import network_channels
 from bpr.segmentation.interface import Interface
-from bpr.segmentation.labels import structure_by_id, structure_by_value
+from bpr.segmentation.labels import structure_by_value
 from bpr.segmentation.windows import Predictor, predict_grid
 from bpr.training.cases import OUTSIDE
+
+if TYPE_CHECKING:
+    from bpr.seed.kinds import Kind, Taught
 
 LEAST_VOXELS = 8  # of an organ in what is marked; below, Dice says nothing
 
 
 @dataclass(frozen=True)
 class OrganDice:
-    """One structure in one case; ``dice`` is None where it is absent, then only the false-positive volume counts."""
+    """One structure in one case; ``dice`` is None where it is absent."""
 
     case: str
     patient: str
     domain: str
     structure: str
     dice: float | None
-    false_ml: float
 
 
 def probabilities(case: TeachingCase, predict: Predictor, network: Interface) -> np.ndarray:
@@ -44,7 +48,7 @@ def dice_of(case: TeachingCase, guess: np.ndarray, classes: list[int]) -> list[O
     """Compare predicted labels with all that is known of a case."""
     results = []
     for value in classes:
-        truth_size = guess_size = both = false = 0
+        truth_size = guess_size = both = 0
         known = False
         for part in case.parts:
             if not part.known[value]:
@@ -53,24 +57,20 @@ def dice_of(case: TeachingCase, guess: np.ndarray, classes: list[int]) -> list[O
             seen = part.labels != OUTSIDE
             truth, found = (part.labels == value) & seen, (guess == value) & seen
             truth_size, guess_size = truth_size + truth.sum(), guess_size + found.sum()
-            both, false = both + (truth & found).sum(), false + (found & ~truth).sum()
+            both += (truth & found).sum()
         if known and (truth_size >= LEAST_VOXELS or truth_size == 0):
             dice = float(2 * both / (truth_size + guess_size)) if truth_size else None
-            name, volume = structure_by_value(value).id, float(false * GRID_MM**3 / 1000)
-            results.append(OrganDice(case.id, case.patient, case.domain, name, dice, volume))
+            results.append(OrganDice(case.id, case.patient, case.domain, structure_by_value(value).id, dice))
     return results
 
 
 def measure(
-    cases: list[TeachingCase],
-    predict: Predictor,
-    network: Interface,
-    advance: Callable[[], None] = lambda: None,
+    kind: Kind, cases: list[Taught], predict: Predictor, advance: Callable[[], None] = lambda: None
 ) -> list[OrganDice]:
-    """Dice of every known structure in every case."""
+    """Dice of all that is known in the cases; ``advance`` is called after each."""
     results = []
     for case in cases:
-        results += dice_of(case, labels_of(probabilities(case, predict, network), network.classes), network.classes)
+        results += kind.measure(case, predict)
         advance()
     return results
 
@@ -84,7 +84,7 @@ def mean_dice(results: list[OrganDice]) -> float:
 
 def by_structure(results: list[OrganDice]) -> dict[str, Estimate]:
     """Mean Dice with its bootstrap interval over patients, in label-table order."""
-    names = sorted({r.structure for r in results if r.dice is not None}, key=lambda name: structure_by_id(name).value)
+    names = sorted({r.structure for r in results if r.dice is not None}, key=lambda name: find_structure(name).value)
     chosen = {name: [r for r in results if r.structure == name and r.dice is not None] for name in names}
     return {name: bootstrap_mean([r.dice for r in rows], [r.patient for r in rows]) for name, rows in chosen.items()}
 

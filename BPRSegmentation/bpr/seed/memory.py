@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-THINNED = (..., slice(None, None, 2), slice(None, None, 2), slice(None, None, 2))
+THINNED = slice(None, None, 2)  # of each axis in space: neighbors say the same
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,16 @@ class OldModel:
     def loss(self, images: torch.Tensor, logits: torch.Tensor, silent: torch.Tensor) -> torch.Tensor:
         """Kullback-Leibler divergence from the old model's softened answer, averaged over the voxels in ``silent``.
 
-        images (n, 2, z, y, x), logits (n, channels, z, y, x), silent (n, z, y, x) bool. Every other voxel along each
-        axis is looked at: neighbors say the same. Zero when nothing is silent.
+        images (n, channels, ...), logits (n, classes, ...), silent (n, ...) bool, in 2-D or 3-D. Every other voxel
+        along each axis is looked at. Zero when nothing is silent.
         """
-        silent = silent[THINNED]
+        thinned = (..., *[THINNED] * (silent.ndim - 1))
+        silent = silent[thinned]
         if not silent.any():
             return logits.sum() * 0
         with torch.no_grad():
-            old = F.log_softmax(self.network(images)[THINNED].float() / self.temperature, 1)
-        new = F.log_softmax(logits[THINNED].float() / self.temperature, 1)
+            old = F.log_softmax(self.network(images)[thinned].float() / self.temperature, 1)
+        new = F.log_softmax(logits[thinned].float() / self.temperature, 1)
         divergence = (old.exp() * (old - new)).sum(1)
         return divergence[silent].mean() * self.temperature**2
 
@@ -72,7 +73,7 @@ class ElasticWeights:
     """A quadratic penalty around the parent's weights, each weighed by its Fisher information on remembered patches."""
 
     def __init__(self, network: nn.Module, patches: Iterable[torch.Tensor]):
-        """``patches``: images (n, 2, z, y, x). The labels are drawn from the model itself, as the true Fisher asks."""
+        """``patches``: images (n, channels, ...). Labels are drawn from the model itself, as the true Fisher asks."""
         trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
         self.anchor = {name: p.detach().clone() for name, p in trained.items()}
         self.fisher = {name: torch.zeros_like(p) for name, p in trained.items()}
@@ -98,4 +99,7 @@ class ElasticWeights:
 
 def blend(old: dict[str, torch.Tensor], new: dict[str, torch.Tensor], share: float) -> dict[str, torch.Tensor]:
     """Weights on the line between two models: ``share`` 1 is the new one, 0 the old one."""
-    return {name: torch.lerp(old[name].to(tensor), tensor, share) for name, tensor in new.items()}
+    return {
+        name: torch.lerp(old[name].to(tensor), tensor, share) if tensor.is_floating_point() else tensor
+        for name, tensor in new.items()
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
@@ -11,12 +12,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from bpr.seed.cases import TeachingCase
-from bpr.seed.material import Material
-from bpr.seed.measure import OrganDice, labels_of, mean_dice, probabilities
-from bpr.segmentation.labels import label_table, structure_by_id
+from bpr.seed.measure import OrganDice, mean_dice
+from bpr.seed.taught import find_structure, table_of
+from bpr.segmentation.labels import Structure
 from bpr.segmentation.windows import Predictor
 from bpr.training.cases import OUTSIDE
+
+if TYPE_CHECKING:
+    from bpr.seed.material import Material
 
 INK, PALE = "#22303c", "#8a97a3"
 TEXT = {"font.size": 8, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": PALE, "xtick.color": INK,
@@ -42,9 +45,8 @@ def draw_curves(history: list[dict], held_out: bool, path: Path) -> None:
         middle.set_ylabel("mean Dice")
         middle.legend(fontsize=7, frameon=False, loc="lower right")
         for organ in history[-1]["organs"]:
-            color = structure_by_id(organ).color
-            values = [entry["organs"].get(organ, np.nan) for entry in history]
-            (line,) = bottom.plot(steps, values, color=color, marker=".", label=structure_by_id(organ).name)
+            structure, values = find_structure(organ), [entry["organs"].get(organ, np.nan) for entry in history]
+            (line,) = bottom.plot(steps, values, color=structure.color, marker=".", label=structure.name)
             bottom.axhline(values[0], color=line.get_color(), linestyle="--", linewidth=0.7)
         bottom.set_ylabel("Dice by organ")
         bottom.set_xlabel("steps (dashed: the old model)")
@@ -61,35 +63,32 @@ def draw_worst(material: Material, after: list[OrganDice], predict: Predictor, f
     worst = sorted(material.validation, key=lambda case: np.nan_to_num(scored[case.id], nan=2.0))[:WORST]
     paths = []
     for number, case in enumerate(worst, 1):
-        guess = labels_of(probabilities(case, predict, material.network), material.network.classes)
-        path = folder / f"worst_{number}.png"
-        _worst(case, guess, scored[case.id], path)
-        paths.append(path)
+        paths.append(folder / f"worst_{number}.png")
+        title = f"{case.id}: mean Dice {scored[case.id]:.2f}, the slice with most wrong voxels"
+        _worst(material.kind.worst(case, predict), table_of(material.bundle), title, paths[-1])
     return paths
 
 
-def _worst(case: TeachingCase, guess: np.ndarray, dice: float, path: Path) -> None:
-    """The axial slice with the most wrong voxels, three times."""
-    truth = np.full(case.hu.shape, OUTSIDE, np.uint8)
-    for part in case.parts:
-        truth = np.where(part.labels != OUTSIDE, part.labels, truth)
-    seen = truth != OUTSIDE
-    index = int(((truth != guess) & seen).sum((1, 2)).argmax())
+def _worst(
+    found: tuple[np.ndarray, np.ndarray, np.ndarray], table: tuple[Structure, ...], title: str, path: Path
+) -> None:
+    """A slice three times: bare, with the true labels, with those that were found where something is known."""
+    hu, truth, guess = found
     colors = np.ones((256, 4))
-    for structure in label_table():
+    for structure in table:
         colors[structure.value, :3] = structure.color
     colors[OUTSIDE] = (0.3, 0.3, 0.3, 1)
     with matplotlib.rc_context(TEXT):
         figure = Figure((6.6, 2.5), layout="constrained")
-        panels = ((None, "CT"), (truth, "marked as right"), (np.where(seen, guess, 0), "new model"))
-        for axes, (labels, title) in zip(figure.subplots(1, 3), panels, strict=True):
-            axes.imshow(case.hu[index], cmap="gray", vmin=WINDOW_HU[0], vmax=WINDOW_HU[1])
+        panels = ((None, "CT"), (truth, "marked as right"), (np.where(truth != OUTSIDE, guess, 0), "new model"))
+        for axes, (labels, name) in zip(figure.subplots(1, 3), panels, strict=True):
+            axes.imshow(hu, cmap="gray", vmin=WINDOW_HU[0], vmax=WINDOW_HU[1])
             if labels is not None:
-                shown = np.ma.masked_equal(labels[index], 0)
+                shown = np.ma.masked_equal(labels, 0)
                 axes.imshow(shown, cmap=ListedColormap(colors), vmin=0, vmax=255, alpha=0.6, interpolation="nearest")
-            axes.set_title(title, fontsize=8)
+            axes.set_title(name, fontsize=8)
             axes.set_axis_off()
-        figure.suptitle(f"{case.id}: mean Dice {dice:.2f}, the slice with most wrong voxels", fontsize=8)
+        figure.suptitle(title, fontsize=8)
         _save(figure, path)
 
 

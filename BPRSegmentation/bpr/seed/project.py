@@ -20,12 +20,14 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from bpr.errors import InputError
-from bpr.models import sha256
+from bpr.errors import BundleError, InputError
+from bpr.models import find_bundle, sha256
 from bpr.seed.case import SEGMENTATION, VOLUME, Part, SeedCase, State, read_case
-from bpr.seed.files import check_free, write_image, write_json, writing
+from bpr.seed.files import check_free, read_image, write_image, write_json, writing
 from bpr.seed.marks import Mark
 from bpr.seed.segments import read_drawing
+from bpr.seed.taught import table_of
+from bpr.segmentation.labels import Structure, label_table
 from bpr.volume import read_volume, slice_axis
 
 RECORD = "project.json"
@@ -79,6 +81,14 @@ class SeedProject:
     def bundle(self) -> str:
         """Name of the bundle that training starts from."""
         return self.record()["bundle"]
+
+    @property
+    def table(self) -> tuple[Structure, ...]:
+        """What a segment of a new case may stand for; organs when the project's model is not installed here."""
+        try:
+            return table_of(find_bundle(self.bundle))
+        except BundleError:
+            return label_table()
 
     def settings(self) -> dict:
         """Choices of the training panel that survive a restart."""
@@ -158,8 +168,8 @@ class SeedProject:
         image = read_volume(volume).image
         for key in image.GetMetaDataKeys():  # headers can hold names
             image.EraseMetaData(key)
-        count = image.GetSize()[slice_axis(image)]
-        check_marks(marks, count)
+        count, table = image.GetSize()[slice_axis(image)], self.table
+        check_marks(marks, count, table)
         partial = target.with_name(f".{identifier}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         with writing(self.folder):
@@ -169,7 +179,7 @@ class SeedProject:
                 write_image(image, partial / VOLUME)
                 sums, segments, name = {"volume": sha256(partial / VOLUME)}, (), ""
                 if segmentation:
-                    segments, name = _store_segmentation(segmentation, image, partial, mapping)
+                    segments, name = _store_segmentation(segmentation, image, partial, mapping, table)
                     sums["segmentation"] = sha256(partial / name)
                 case = SeedCase(identifier, partial, patient or identifier, domain, segments=segments, marks=marks,
                                 state=State.ACCEPTED if marks else State.NEW, part=part, slices=count,
@@ -191,7 +201,8 @@ class SeedProject:
             try:
                 partial.mkdir()
                 mapping = {entry["id"]: entry["structure"] for entry in case.segments}
-                segments, name = _store_segmentation(path, sitk.ReadImage(str(case.volume_path)), partial, mapping)
+                volume = read_image(case.volume_path)
+                segments, name = _store_segmentation(path, volume, partial, mapping, self.table)
                 sums = (case.sums or {}) | {"segmentation": sha256(partial / name)}
                 os.replace(partial / name, case.folder / name)
                 changed = case.changed_by(role, segments=segments, segmentation=name, sums=sums, state=state)
@@ -207,7 +218,7 @@ class SeedProject:
         case, marks = self.case(identifier), tuple(marks)
         if not case.segmentation:
             raise InputError(f"The case {identifier} has no segmentation yet.", "Add one before marking slices.")
-        check_marks(marks, case.slices)
+        check_marks(marks, case.slices, self.table)
         kept = () if replace else tuple(mark for mark in case.marks if mark not in marks)
         changed = case.changed_by(role, marks=kept + marks, state=State.ACCEPTED if kept + marks else State.NEW)
         return self._saved(changed)
@@ -268,11 +279,9 @@ class SeedProject:
         return f"case{number:03d}"
 
 
-def check_marks(marks: Iterable[Mark], count: int) -> None:
+def check_marks(marks: Iterable[Mark], count: int, table: tuple[Structure, ...]) -> None:
     """Raises InputError for slices that the volume does not have or organs that the label table does not know."""
-    from bpr.segmentation.labels import label_table
-
-    known = {structure.id for structure in label_table()}
+    known = {structure.id for structure in table}
     for mark in marks:
         last = max((pair[1] for pair in mark.slices), default=0)
         if last >= count:
@@ -282,15 +291,18 @@ def check_marks(marks: Iterable[Mark], count: int) -> None:
                 raise InputError(f"There is no organ {organ!r}.", f"Organs: {', '.join(sorted(known))}.")
 
 
-def _store_segmentation(path: Path, volume: sitk.Image, folder: Path, mapping) -> tuple[tuple[dict, ...], str]:
+def _store_segmentation(
+    path: Path, volume: sitk.Image, folder: Path, mapping: dict[str, str] | None, table: tuple[Structure, ...]
+) -> tuple[tuple[dict, ...], str]:
     """Copy a segmentation after a look at it; returns the explicit segment map and the file's name."""
-    drawing = read_drawing(path, mapping)
+    drawing = read_drawing(path, mapping, table)
     if not any(sitk.GetArrayViewFromImage(layer).any() for layer in drawing.layers):
         raise InputError(f"{path.name} is empty: no voxel belongs to a segment.", "Draw at least one organ first.")
     if not drawing.structures:
         names = ", ".join(segment.name for segment in drawing.segments)
-        raise InputError(f"No segment of {path.name} stands for a known organ ({names}).",
-                         "Give them the organs' names or terminology, or map them with --map.")  # fmt: skip
+        raise InputError(f"No segment of {path.name} stands for a known organ or tissue ({names}).",
+                         f"Give them names or terminology of {', '.join(s.id for s in table[:4])} ..., or map them "
+                         "with --map.")  # fmt: skip
     if not _overlap(drawing.layers[0], volume):
         raise InputError(f"{path.name} does not lie in the volume.", "Give the segmentation of this scan.")
     suffix = ".nii.gz" if path.name.lower().endswith(".nii.gz") else path.suffix.lower()

@@ -10,9 +10,14 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from bpr.body_composition.files import segmentation
+from bpr.body_composition.job import VERTEBRAE, Composition, CompositionRequest, measure_composition
+from bpr.body_composition.tissues import ROLE, terminology
 from bpr.compute.engines import open_engine
 from bpr.errors import InputError
-from bpr.models import Bundle
+from bpr.models import Bundle, choose_bundles
+from bpr.results.seg_nrrd import SegmentHeader, describe_segments
+from bpr.scoring.inference import score_volume
 from bpr.seed.between import fill_between
 from bpr.seed.case import SeedCase
 from bpr.seed.cases import drawn_labels
@@ -20,11 +25,14 @@ from bpr.seed.files import write_image
 from bpr.seed.grid import grid_ct
 from bpr.seed.marks import organs_by_slice
 from bpr.seed.project import SeedProject
-from bpr.seed.segments import Drawing, Segment, read_drawing
+from bpr.seed.segments import Drawing, read_stored
+from bpr.seed.taught import find_structure, table_of
 from bpr.segmentation.inference import segment_volume
-from bpr.segmentation.labels import label_table, structure_by_id, structure_by_value, terminology_entry
+from bpr.segmentation.labels import Structure, structure_by_id
 from bpr.training.cases import OUTSIDE
-from bpr.volume import read_volume, slice_axis
+from bpr.volume import Volume, read_volume, slice_axis
+
+OWN_COLOR = (1.0, 0.8, 0.2)  # of segments that stand for nothing in the label table
 
 
 def propose(
@@ -38,33 +46,62 @@ def propose(
     Segments that stand for no known organ are kept.
 
     Raises:
-        InputError: the case is damaged, or the scan does not hold the bundle's region.
+        InputError: the case is damaged, or the scan does not hold the bundle's region, or L3.
     """
     case = project.case(identifier)
     volume = read_volume(case.volume_path)
-    grid = grid_ct(case.volume_path, project.folder / "cache", bundle.role == "region")
-    if grid.slices_of(bundle) is None:
-        raise InputError(f"The case {identifier} does not hold the region of {bundle.name}.", "Choose another model.")
-    ends = [grid.heights[name] for name in bundle.regions if name in grid.heights]
-    heights = (min(low for low, _ in ends), max(high for _, high in ends)) if ends else (-math.inf, math.inf)
-    wanted = [structure_by_id(name).value for name in bundle.facts["structures"]]
-    engine = open_engine(device="cpu")
-    found = segment_volume(volume, {bundle: heights}, engine.predictor, wanted, progress)
-    drawing, labels = None, sitk.GetArrayFromImage(found.labels)
-    if case.segmentation_path:
-        drawing = read_drawing(case.segmentation_path, {e["id"]: e["structure"] for e in case.segments})
+    labels, wanted = (
+        _tissues(case, volume, bundle) if bundle.role == ROLE else _organs(project, case, volume, bundle, progress)
+    )
+    drawing = read_stored(case) if case.segmentation_path else None
+    if drawing:
         labels = merged(labels, wanted, drawing, case, volume.image)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "proposal.seg.nrrd"
-        _write(path, labels, drawing, volume.image)
+        _write(path, labels, table_of(bundle), drawing, volume.image)
         return project.replace_segmentation(identifier, path, role="model", state=case.state)
+
+
+def _organs(
+    project: SeedProject, case: SeedCase, volume: Volume, bundle: Bundle, progress: Callable[[int, int], None]
+) -> tuple[np.ndarray, list[int]]:
+    """The model's labels (z, y, x) in its region, and the label values of its organs."""
+    grid = grid_ct(case.volume_path, project.folder / "cache", bundle.role == "region")
+    if grid.slices_of(bundle) is None:
+        raise InputError(f"The case {case.id} does not hold the region of {bundle.name}.", "Choose another model.")
+    ends = [grid.heights[name] for name in bundle.regions if name in grid.heights]
+    heights = (min(low for low, _ in ends), max(high for _, high in ends)) if ends else (-math.inf, math.inf)
+    wanted = [structure_by_id(name).value for name in bundle.facts["structures"]]
+    found = segment_volume(volume, {bundle: heights}, open_engine(device="cpu").predictor, wanted, progress)
+    return sitk.GetArrayFromImage(found.labels), wanted
+
+
+def _tissues(case: SeedCase, volume: Volume, bundle: Bundle) -> tuple[np.ndarray, list[int]]:
+    """The model's labels (z, y, x) on the slices about L3; no label values: contours are not moved between slices."""
+    found = composition_of(volume, bundle)
+    if not found.slices:
+        raise InputError(f"L3 was not found in the case {case.id}: {found.notices[0].message}",
+                         "Draw and mark slices yourself, or choose another scan.")  # fmt: skip
+    block = segmentation(found, volume.image)
+    full = sitk.Image(volume.image.GetSize(), sitk.sitkUInt8)
+    full.CopyInformation(volume.image)
+    place = full.TransformPhysicalPointToIndex(block.GetOrigin())
+    return sitk.GetArrayFromImage(sitk.Paste(full, block, block.GetSize(), [0, 0, 0], place)), []
+
+
+def composition_of(volume: Volume, bundle: Bundle) -> Composition:
+    """The measurement at L3 by this bundle; score curve and vertebrae by the models in use."""
+    engine, used = open_engine(device="cpu"), choose_bundles([])
+    curve = score_volume(volume, used["score"], engine.predictor(used["score"]))
+    count = engine.predictor(used[VERTEBRAE]) if VERTEBRAE in used else None
+    return measure_composition(volume, curve, engine.predictor(bundle), count, CompositionRequest())
 
 
 def merged(labels: np.ndarray, wanted: list[int], drawing: Drawing, case: SeedCase, volume: sitk.Image) -> np.ndarray:
     """The model's labels (z, y, x), with the known organs of marked slices as the person drew them.
 
-    Between marked slices the contours of the model's organs (label values ``wanted``) are moved as the corrections say,
-    see bpr.seed.between.
+    Between marked slices the contours of those organs whose label values are ``wanted`` are moved as the corrections
+    say, see bpr.seed.between.
     """
     drawn = drawn_labels(drawing, None, volume)
     axis = 2 - slice_axis(volume)
@@ -77,13 +114,12 @@ def merged(labels: np.ndarray, wanted: list[int], drawing: Drawing, case: SeedCa
     for organs, slices in groups.items():
         here = np.zeros(drawn.shape, bool)
         np.moveaxis(here, axis, 0)[slices] = True
-        values = [structure_by_id(organ).value for organ in organs]
+        values = [find_structure(organ).value for organ in organs]
         result[here & np.isin(result, values)] = 0
         theirs = here & np.isin(drawn, values) & (drawn != OUTSIDE)
         result[theirs] = drawn[theirs]
-    for name in set(drawing.structures) - {structure_by_value(int(v)).id for v in np.unique(along) if v}:
-        value = structure_by_id(name).value  # an organ that the model does not know stays as drawn
-        result[(drawn == value) & (result == 0)] = value
+    for value in {find_structure(name).value for name in drawing.structures} - set(np.unique(along).tolist()):
+        result[(drawn == value) & (result == 0)] = value  # what the model does not know stays as drawn
     return result
 
 
@@ -92,37 +128,27 @@ def _in_part(groups: dict[frozenset[str], np.ndarray], wanted: list[int]) -> dic
     known: dict[int, np.ndarray] = {}
     for organs, slices in groups.items():
         for organ in organs:
-            value = structure_by_id(organ).value
+            value = find_structure(organ).value
             known[value] = known.get(value, np.zeros(len(slices), bool)) | slices
     return {value: slices for value, slices in known.items() if value in wanted and not slices.all()}
 
 
-def _write(path: Path, labels: np.ndarray, drawing: Drawing | None, volume: sitk.Image) -> None:
-    """A .seg.nrrd: organs in the first layer, every other segment of the person in a layer of its own."""
-    layers, entries = [labels.astype(np.uint8)], []
-    for structure in label_table():
-        if (labels == structure.value).any():
-            tags = f"TerminologyEntry:{terminology_entry(structure)}|"
-            entries.append(
-                (Segment(structure.id, structure.name, 0, structure.value, structure.id), tags, structure.color)
-            )
+def _write(
+    path: Path, labels: np.ndarray, table: tuple[Structure, ...], drawing: Drawing | None, volume: sitk.Image
+) -> None:
+    """A .seg.nrrd: the table's structures in the first layer, every other segment of the person in one of its own."""
+    layers = [labels.astype(np.uint8)]
+    headers = [
+        SegmentHeader(one.id, one.name, one.value, one.color, terminology(one))
+        for one in table if (labels == one.value).any()
+    ]  # fmt: skip
     for segment in drawing.segments if drawing else ():
         if not segment.structure:
             own = sitk.Resample(drawing.layers[segment.layer], volume, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
+            headers.append(SegmentHeader(segment.id, segment.name, 1, OWN_COLOR, layer=len(layers)))
             layers.append((sitk.GetArrayFromImage(own) == segment.label).astype(np.uint8))
-            moved = Segment(segment.id, segment.name, len(layers) - 1, 1, "")
-            entries.append((moved, "", (1.0, 0.8, 0.2)))
     images = [sitk.GetImageFromArray(layer) for layer in layers]
     image = sitk.Compose(images) if len(images) > 1 else images[0]
     image.CopyInformation(volume)
-    extent = " ".join(f"0 {n - 1}" for n in volume.GetSize())
-    for k, (segment, tags, color) in enumerate(entries):
-        fields = {"ID": segment.id, "Name": segment.name, "Layer": str(segment.layer), "Extent": extent,
-                  "LabelValue": str(segment.label), "Tags": tags, "NameAutoGenerated": "0", "ColorAutoGenerated": "0",
-                  "Color": " ".join(f"{channel:.6f}" for channel in color)}  # fmt: skip
-        for field, value in fields.items():
-            image.SetMetaData(f"Segment{k}_{field}", value)
-    image.SetMetaData("Segmentation_ContainedRepresentationNames", "Binary labelmap|")
-    image.SetMetaData("Segmentation_SourceRepresentation", "Binary labelmap")
-    image.SetMetaData("Segmentation_ReferenceImageExtentOffset", "0 0 0")
+    describe_segments(image, headers)
     write_image(image, path)

@@ -13,7 +13,9 @@ from bpr import __version__
 from bpr.models import Bundle, sha256, user_models_dir, write_sums
 from bpr.seed.case import SeedCase
 from bpr.seed.compare import Comparison, markdown
+from bpr.seed.material import Material
 from bpr.seed.plan import Plan
+from bpr.seed.taught import structures_of
 from bpr.training.bundle import write_bundle
 
 SEED_NAME = re.compile(r"(.+)_seed(\d+)")
@@ -30,11 +32,10 @@ def new_name(parent: Bundle, project_runs: Path) -> str:
     return name
 
 
-def write_seed_bundle(
-    folder: Path, network: nn.Module, parent: Bundle, plan: Plan, steps: int, domains: list[str]
-) -> Bundle:
+def write_seed_bundle(folder: Path, network: nn.Module, material: Material, plan: Plan, steps: int) -> Bundle:
     """Write the new bundle, still without numbers in its card (see ``write_card``)."""
-    learned = sorted({*parent.facts.get("domains", []), *domains})
+    parent = material.bundle
+    learned = sorted({*parent.facts.get("domains", []), *material.domains})
     versions = {"bpr": __version__, "torch": torch.__version__, "simpleitk": sitk.Version.VersionString()}
     shared = plan.to_json() | {"together": [Path(name).name for name in plan.together]}  # no folders of this machine
     seed = {"parent": parent.name, "parent_weights": sha256(parent.weights), "plan": shared, "steps": steps,
@@ -49,20 +50,20 @@ def write_seed_bundle(
         "license": f"Its owner's to decide; fine-tuned from {parent.name}: {parent.metadata.get('license', '')}",
         "bpr": facts,
     }
-    example = torch.zeros(1, len(parent.inputs), *parent.facts["tile"])
-    return write_bundle(folder, network.cpu(), parent.network_definition, example, metadata, "")
+    definition, example = parent.network_definition, material.kind.example()
+    return write_bundle(folder, network.cpu(), definition, example, metadata, "")
 
 
 def write_card(
-    bundle: Bundle, parent: Bundle, plan: Plan, cases: list[SeedCase], comparison: Comparison, facts: dict
+    bundle: Bundle, material: Material, plan: Plan, cases: list[SeedCase], comparison: Comparison, facts: dict
 ) -> None:
     """The model card: parents, cases, settings, numbers, limits. ``facts``: steps, best, reason, share."""
-    memory = plan.recipe.memory
+    memory, parent = plan.recipe.memory, material.bundle
     lines = [
         f"# {bundle.name} {bundle.version}",
         "",
         f"This network is {parent.name} {parent.version}, fine-tuned on corrected cases of its owner. It segments "
-        f"{', '.join(bundle.facts['structures'])}. Research only; not a medical device.",
+        f"{', '.join(one.id for one in structures_of(bundle))}. Research only; not a medical device.",
         "",
         "## Numbers",
         "",
@@ -70,7 +71,7 @@ def write_card(
         "",
         markdown(comparison),
         "",
-        "Dice on the 4 mm grid, in the marked slices only; intervals: 95 % bootstrap over patients.",
+        f"Dice {material.kind.measured_on}; intervals: 95 % bootstrap over patients.",
         "",
         "## Cases",
         "",

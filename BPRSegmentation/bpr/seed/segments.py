@@ -10,7 +10,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from bpr.errors import InputError
-from bpr.segmentation.labels import Structure, label_table, structure_by_value
+from bpr.seed.case import SeedCase
+from bpr.seed.taught import all_structures
+from bpr.segmentation.labels import Structure, label_table
 from bpr.volume.quiet import captured_stderr
 
 FIELD = re.compile(r"Segment(\d+)_(ID|Name|Layer|LabelValue|Tags)")
@@ -48,14 +50,17 @@ class Drawing:
     def structures(self) -> tuple[str, ...]:
         """IDs of the structures that have a segment, in label-table order."""
         present = {segment.structure for segment in self.segments}
-        return tuple(structure.id for structure in label_table() if structure.id in present)
+        return tuple(structure.id for structure in all_structures() if structure.id in present)
 
 
-def read_drawing(path: Path, mapping: dict[str, str] | None = None) -> Drawing:
+def read_drawing(
+    path: Path, mapping: dict[str, str] | None = None, table: tuple[Structure, ...] | None = None
+) -> Drawing:
     """Read a segmentation file.
 
     Args:
         mapping: segment ID, name or label value to structure ID ("" to leave it out); wins over what the file says.
+        table: structures that a segment may stand for; those of the common label table when it is not given.
 
     Raises:
         InputError: the file cannot be read, holds no segment, or two segments stand for one structure.
@@ -63,14 +68,15 @@ def read_drawing(path: Path, mapping: dict[str, str] | None = None) -> Drawing:
     image = _read(path)
     keys = [key for key in image.GetMetaDataKeys() if FIELD.fullmatch(key)]
     fields: dict[int, dict[str, str]] = {}
+    table = label_table() if table is None else table
     for key in keys:
         number, field = FIELD.fullmatch(key).groups()
         fields.setdefault(int(number), {})[field] = image.GetMetaData(key)
     layers = _layers(image)
     if fields:
-        segments = tuple(_segment(entry, mapping or {}) for _, entry in sorted(fields.items()))
+        segments = tuple(_segment(entry, mapping or {}, table) for _, entry in sorted(fields.items()))
     else:
-        segments = tuple(_labels(layers, mapping or {}))
+        segments = tuple(_labels(layers, mapping or {}, table))
     if not segments:
         raise InputError(
             f"{path.name} is empty: it holds no segment.", "Draw at least one organ, or choose another file."
@@ -105,20 +111,19 @@ def _layers(image: sitk.Image) -> tuple[sitk.Image, ...]:
     return tuple(sitk.Cast(part, sitk.sitkInt32) for part in parts)
 
 
-def _segment(entry: dict[str, str], mapping: dict[str, str]) -> Segment:
+def _segment(entry: dict[str, str], mapping: dict[str, str], table: tuple[Structure, ...]) -> Segment:
     identifier, name = entry.get("ID", ""), entry.get("Name", "")
     label = int(entry.get("LabelValue", "1"))
     for key in (identifier, name, str(label)):
         if key in mapping:
-            return Segment(identifier, name, int(entry.get("Layer", "0")), label, _known(mapping[key]))
+            return Segment(identifier, name, int(entry.get("Layer", "0")), label, _known(mapping[key], table))
     term = TERM.search(entry.get("Tags", ""))
-    structure = structure_of(identifier, name, term[1] if term else "")
+    structure = structure_of(identifier, name, term[1] if term else "", table)
     return Segment(identifier, name, int(entry.get("Layer", "0")), label, structure)
 
 
-def structure_of(identifier: str, name: str, terminology: str) -> str:
+def structure_of(identifier: str, name: str, terminology: str, table: tuple[Structure, ...]) -> str:
     """The structure that a segment stands for: by its ID, else its SNOMED CT code, else its name; "" for none."""
-    table = label_table()
     if any(structure.id == identifier for structure in table):
         return identifier
     parts = terminology.split("~")
@@ -131,31 +136,24 @@ def structure_of(identifier: str, name: str, terminology: str) -> str:
     return next((s.id for s in table if plain in (s.id, s.name.lower(), s.id.replace("_", " "))), "")
 
 
-def _known(structure: str) -> str:
-    if structure and not any(structure == one.id for one in label_table()):
-        known = ", ".join(one.id for one in label_table())
+def _known(structure: str, table: tuple[Structure, ...]) -> str:
+    if structure and not any(structure == one.id for one in table):
+        known = ", ".join(one.id for one in table)
         raise InputError(f"There is no structure {structure!r} in the label table.", f"Known: {known}.")
     return structure
 
 
-def _labels(layers: tuple[sitk.Image, ...], mapping: dict[str, str]) -> list[Segment]:
+def _labels(layers: tuple[sitk.Image, ...], mapping: dict[str, str], table: tuple[Structure, ...]) -> list[Segment]:
     """Segments of a plain label map: its values are those of the label table unless the mapping says otherwise."""
-    segments = []
+    segments, by_value = [], {structure.value: structure.id for structure in table}
     for layer, image in enumerate(layers):
         for label in np.unique(sitk.GetArrayViewFromImage(image)):
             if label == 0:
                 continue
-            structure = _known(mapping[str(label)]) if str(label) in mapping else _by_value(int(label))
+            given = str(label) in mapping
+            structure = _known(mapping[str(label)], table) if given else by_value.get(int(label), "")
             segments.append(Segment(str(label), structure or f"label {label}", layer, int(label), structure))
     return segments
-
-
-def _by_value(value: int) -> str:
-    try:
-        found: Structure = structure_by_value(value)
-    except KeyError:
-        return ""
-    return found.id
 
 
 def _check_unique(segments: tuple[Segment, ...], path: Path) -> None:
@@ -170,6 +168,12 @@ def _check_unique(segments: tuple[Segment, ...], path: Path) -> None:
         seen[segment.structure] = segment.name
 
 
+def read_stored(case: SeedCase) -> Drawing:
+    """What a case of a project holds, by the map that was stored with it. Raises InputError."""
+    mapping = {entry["id"]: entry["structure"] for entry in case.segments}
+    return read_drawing(case.segmentation_path, mapping, all_structures())
+
+
 def reference_geometry(path: Path) -> sitk.Image | None:
     """The grid on which a .seg.nrrd was drawn, as an empty image; None when the file does not say.
 
@@ -177,7 +181,10 @@ def reference_geometry(path: Path) -> sitk.Image | None:
     """
     image = sitk.ImageFileReader()
     image.SetFileName(str(path))
-    image.ReadImageInformation()
+    try:
+        image.ReadImageInformation()
+    except RuntimeError as error:
+        raise InputError(f"{path} cannot be read.", "Check its permissions and the disk.") from error
     key = "Segmentation_ConversionParameters"
     match = GEOMETRY.search(image.GetMetaData(key)) if key in image.GetMetaDataKeys() else None
     numbers = [float(text) for text in match[1].split(";") if text.strip()] if match else []

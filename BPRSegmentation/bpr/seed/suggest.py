@@ -12,17 +12,20 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from bpr.body_composition.doubts import REMARKS
+from bpr.body_composition.tissues import ROLE
 from bpr.compute.engines import open_engine
 from bpr.errors import BPRError
 from bpr.models import Bundle, find_bundle, list_bundles
 from bpr.seed.case import SeedCase, State
 from bpr.seed.grid import GridCT, grid_ct
 from bpr.seed.project import SeedProject
+from bpr.seed.propose import composition_of
 from bpr.segmentation.grid import GRID_MM, body_center, network_channels
 from bpr.segmentation.interface import Interface
 from bpr.segmentation.labels import structure_by_id, structure_by_value
 from bpr.segmentation.windows import predict_grid
-from bpr.volume import read_volume, slice_heights
+from bpr.volume import Volume, read_volume, slice_heights
 
 APART_MM = 24.0  # between two slices that are suggested
 SLICES_EACH = 3
@@ -48,9 +51,11 @@ def suggest(
         Volumes and slices, the most useful first. Cases that cannot be read are passed over.
     """
     bundle = find_bundle(project.bundle)
+    cases = [case for case in project.cases()[0] if case.state is not State.EXCLUDED]
+    if bundle.role == ROLE:
+        return _of_tissues(cases, bundle, progress)
     engine, other = open_engine(device="cpu"), _neighbor(bundle)
     predictors = {b: engine.predictor(b) for b in (bundle, other) if b}
-    cases = [case for case in project.cases()[0] if case.state is not State.EXCLUDED]
     looked, slices = [], []
     for number, case in enumerate(cases):
         try:
@@ -64,6 +69,31 @@ def suggest(
             slices += _slices(case, grid, views[bundle], bundle)
         progress(number + 1, len(cases))
     return _volumes(looked), sorted(slices, key=lambda s: -s.gain)
+
+
+def _of_tissues(
+    cases: list[SeedCase], bundle: Bundle, progress: Callable[[int, int], None]
+) -> tuple[list[Suggestion], list[Suggestion]]:
+    """The same for muscle and fat at L3, by the network's doubt of the muscle: one slice of each case."""
+    volumes, slices = [], []
+    for number, case in enumerate(cases):
+        try:
+            volume = read_volume(case.volume_path)
+            found = composition_of(volume, bundle)
+        except BPRError:
+            continue
+        marked = _marked(case, volume)
+        waiting = [one for one in found.slices if not marked[one.slice.index]]
+        words = [notice.message for notice in found.notices if notice.code not in REMARKS]
+        reason = " ".join(words) or "The model is unsure of the muscle."
+        if waiting:
+            least = max(waiting, key=lambda one: one.doubt)
+            slices.append(Suggestion(case.id, least.slice.index, round(least.doubt, 4), reason))
+        if found.slices and not case.marks:
+            doubt = float(np.mean([one.doubt for one in found.slices]))
+            volumes.append(Suggestion(case.id, None, round(doubt, 3), reason))
+        progress(number + 1, len(cases))
+    return tuple(sorted(part, key=lambda s: -s.gain) for part in (volumes, slices))
 
 
 @dataclass(frozen=True)
@@ -159,10 +189,8 @@ def _slices(case: SeedCase, grid: GridCT, view: _View, bundle: Bundle) -> list[S
     """The least certain unmarked slices of a case, some distance apart."""
     doubt = np.where(view.certainty < 0.95, 1 - view.certainty, 0).mean((1, 2))
     heights = grid.origin[2] + GRID_MM * (view.first + np.arange(len(doubt)))
-    of_volume = slice_heights(read_volume(case.volume_path).image)
-    marked = np.zeros(len(of_volume), bool)
-    for mark in case.marks:
-        marked |= mark.covers(len(of_volume))
+    volume = read_volume(case.volume_path)
+    of_volume, marked = slice_heights(volume.image), _marked(case, volume)
     found, taken = [], list(of_volume[marked]) if case.marks else []
     for k in np.argsort(-doubt):
         index = int(np.abs(of_volume - heights[k]).argmin())
@@ -175,6 +203,12 @@ def _slices(case: SeedCase, grid: GridCT, view: _View, bundle: Bundle) -> list[S
         if len(found) == SLICES_EACH:
             break
     return found
+
+
+def _marked(case: SeedCase, volume: Volume) -> np.ndarray:
+    """(slices,) bool: where something of the case is marked."""
+    count = len(slice_heights(volume.image))
+    return np.logical_or.reduce([np.zeros(count, bool), *(mark.covers(count) for mark in case.marks)])
 
 
 def _doubtful_organs(view: _View, k: int) -> list[str]:
