@@ -91,7 +91,7 @@ class BPRSegmentationParameterNode:
     colorSlices, opacity, showBoxes - how the result is shown.
     compositionLevel, compositionTo - where muscle and fat are measured: at a level, or from it down to another.
     bodyHeight - of the person in cm, for the muscle index; 0 when it is not known.
-    batchFolder - where the results of a batch go.
+    batchFolder, batchComposition - where the results of a batch go, and whether it measures muscle and fat at L3 too.
     """
 
     inputVolume: vtkMRMLScalarVolumeNode
@@ -115,6 +115,7 @@ class BPRSegmentationParameterNode:
     compositionTo: SpanEnd = SpanEnd.NONE
     bodyHeight: Annotated[float, WithinRange(0, 250)] = 0.0
     batchFolder: str = ""
+    batchComposition: bool = False
 
 
 class BPRSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):

@@ -23,14 +23,14 @@ WIDTH = 460
 class Panel:
     """The opened panel on a CT, with a child that brings ``folder`` as its result."""
 
-    def __init__(self, folder: Path, ct: Path):
+    def __init__(self, folder: Path, ct: Path, name: str = "CT"):
         self._scratch = tempfile.TemporaryDirectory()
         self.stage = new_stage()
         sys.path[:0] = [str(ROOT / "BPRSegmentation")]
         (Path(self._scratch.name) / "temporary").mkdir()
         temporary = str(Path(self._scratch.name) / "temporary")
         slicer_stand_in.install(self.stage.scene, temporary, self.stage.application_logic)
-        load_volume(self.stage.scene, ct, "CT")
+        self.volume = load_volume(self.stage.scene, ct, name)
         self.widget = slicer_stand_in.Host("BPRSegmentation").widget
         from BPRSegmentationLib import run_control
 
@@ -74,9 +74,10 @@ def draw_panels(folder: Path, ct: Path, out: Path) -> list[Path]:
     """One picture for each state; returns their paths. Raises ResultError when the result cannot be loaded."""
     panel = Panel(folder, ct)
     try:
-        return list(_draw_states(panel, folder, out))
+        drawn = list(_draw_states(panel, folder, out))
     finally:
         panel.close()
+    return [*drawn, *draw_composition(folder, out)]
 
 
 def _draw_states(panel: Panel, folder: Path, out: Path):
@@ -103,29 +104,42 @@ def _draw_states(panel: Panel, folder: Path, out: Path):
     panel.only("inputs", "results")
     ui.resultsTable.setCurrentCell(0, 1)
     yield panel.save(out / "panel_results.png")
+    yield from _draw_batch(panel, out)
+
+
+def _draw_batch(panel: Panel, out: Path):
     panel.only("batch")
     for name, done in (("CT of Monday.nrrd", True), ("CT of Tuesday.nrrd", True), ("MR by mistake.nrrd", False)):
         _pretend(panel, Path(name), done)
     panel.widget._parameterNode.batchFolder = str(_batch_folder(panel))
     panel.widget._control._batchSection.show()
+    ui = panel.ui
     ui.batchFolderEdit.blockSignals(True)
     ui.batchFolderEdit.text = "/data/batch of june"
     yield panel.save(out / "panel_batch.png")
-    yield from _draw_composition(panel, out)
 
 
-def _draw_composition(panel: Panel, out: Path):
-    """A real measurement on the phantom: the section, and its slice in Slicer's own view."""
+def draw_composition(folder: Path, out: Path) -> list[Path]:
+    """A real measurement on the phantom, alone in its scene: the section, and its slice in Slicer's own view."""
     import SimpleITK as sitk
 
     from bpr.phantom import make_phantom
+
+    with tempfile.TemporaryDirectory() as scratch:
+        ct = Path(scratch) / "phantom.nrrd"
+        sitk.WriteImage(make_phantom(spacing_mm=(3.0, 3.0, 5.0), seed=0).image, str(ct))
+        panel = Panel(folder, ct, "Phantom")
+        try:
+            return list(_draw_measurement(panel, out))
+        finally:
+            panel.close()
+
+
+def _draw_measurement(panel: Panel, out: Path):
     from BPRSegmentationLib.views import show_volume
     from rendering import SliceView
 
-    ct = Path(panel._scratch.name) / "phantom.nrrd"
-    sitk.WriteImage(make_phantom(spacing_mm=(3.0, 3.0, 5.0), seed=0).image, str(ct))
-    volume = load_volume(panel.stage.scene, ct, "Phantom")
-    panel.widget._parameterNode.inputVolume = volume
+    panel.widget._parameterNode.inputVolume = panel.volume
     panel.widget._parameterNode.bodyHeight = 172.0
     panel.widget.logic.pythonExecutable = lambda: sys.executable
     panel.ui.measureButton.click()
@@ -137,10 +151,10 @@ def _draw_composition(panel: Panel, out: Path):
         raise ResultError(f"Nothing was measured: {panel.ui.compositionLabel.text}")
     panel.only("inputs", "composition")
     yield panel.save(out / "panel_composition.png")
-    show_volume(panel.stage.scene, volume)
-    view = out / "axial_composition.png"
-    SliceView(panel.stage, "Red").save(view)
-    yield view
+    view = SliceView(panel.stage, "Red")
+    show_volume(panel.stage.scene, panel.volume)  # after the view: what a view shows is a node that it makes
+    view.save(out / "axial_composition.png")
+    yield out / "axial_composition.png"
 
 
 def _batch_folder(panel: Panel) -> Path:

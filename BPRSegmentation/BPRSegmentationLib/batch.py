@@ -45,10 +45,15 @@ class Batch:
     """
 
     def __init__(
-        self, cases: list[Case], folder: Path, request: Request, start: Callable[[Sequence[str], Path], ChildProcess]
+        self,
+        cases: list[Case],
+        folder: Path,
+        request: Request,
+        start: Callable[[Sequence[str], Path], ChildProcess],
+        composition: bool = False,
     ):
-        """Begin. Raises OSError when the folder cannot be written."""
-        self.cases, self.folder, self.request = cases, folder, request
+        """Begin; ``composition`` asks for muscle and fat at L3 too. Raises OSError: the folder cannot be written."""
+        self.cases, self.folder, self.request, self._composition = cases, folder, request, composition
         self.progress = Progress(stage=_("Starting"))
         self._start, self._child, self._file = start, None, None
         self._to_write = [case for case in cases if case.volume is not None and not case.path]
@@ -107,7 +112,8 @@ class Batch:
         listed = self.folder / "cases.csv"
         with open(listed, "w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([["path"], *([case.path] for case in self.cases)])
-        self._child = self._start(batch_arguments(listed, self.folder / "results", self.request), self._scratch)
+        arguments = batch_arguments(listed, self.folder / "results", self.request, self._composition)
+        self._child = self._start(arguments, self._scratch)
 
     def _end(self, state: State) -> None:
         self.progress.state = state
@@ -117,7 +123,7 @@ class Batch:
         shutil.rmtree(self._scratch, ignore_errors=True)
 
 
-def batch_arguments(listed: Path, results: Path, request: Request) -> list[str]:
+def batch_arguments(listed: Path, results: Path, request: Request, composition: bool = False) -> list[str]:
     """The command line of ``bpr batch`` for a list of cases."""
     arguments = ["batch", str(listed), "--out", str(results), "--json", "--device", request.device]
     arguments += ["--engine", request.engine, "--step", str(request.step_mm)]
@@ -130,7 +136,7 @@ def batch_arguments(listed: Path, results: Path, request: Request) -> list[str]:
         arguments += [option, ",".join(names)] if names is not None else []
     for name in request.bundles:
         arguments += ["--bundle", name]
-    return arguments
+    return arguments + (["--body-composition"] if composition else [])
 
 
 def result_folder_of(case: Case, folder: Path) -> Path:

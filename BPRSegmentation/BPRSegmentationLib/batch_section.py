@@ -12,6 +12,7 @@ from bpr.errors import BPRError
 
 from .batch import DONE, Batch, Case, cases_of_dicom, cases_of_folder, cases_of_scene, result_folder_of, state_of
 from .choices import request_of
+from .composition import FILE, load_composition
 from .export import request_problem
 from .progress import State
 from .result_folder import ResultError
@@ -89,7 +90,8 @@ class BatchSection:
         button.enabled = running or not missing
         button.toolTip = missing or _("Run all cases that have no results yet.")
         for one in (self._ui.addSceneButton, self._ui.addFolderButton, self._ui.addDicomButton,
-                    self._ui.removeCasesButton, self._ui.batchFolderButton, self._ui.batchFolderEdit):  # fmt: skip
+                    self._ui.removeCasesButton, self._ui.batchFolderButton, self._ui.batchFolderEdit,
+                    self._ui.batchCompositionCheckBox):  # fmt: skip
             one.enabled = not running
 
     def showProgress(self, batch: Batch) -> None:
@@ -201,7 +203,10 @@ class BatchSection:
                     self._ui.batchStatusLabel.text = _("Load the DICOM series in the DICOM module, then run it here.")
                     return
                 volume = slicer.util.loadVolume(case.path, properties={"name": case.name})
-            load_result(slicer.mrmlScene, result_folder_of(case, self.folder()), volume)
+            results = result_folder_of(case, self.folder())
+            load_result(slicer.mrmlScene, results, volume)
+            if (results / FILE).is_file():
+                load_composition(slicer.mrmlScene, results, volume)
         except (ResultError, RuntimeError) as error:
             self._ui.batchStatusLabel.text = str(error)
             return

@@ -47,11 +47,14 @@ class TileSize(Enum):
 
 def request_of(node) -> Request:
     """What the choices of a parameter node ask for, in the words of the child-process protocol."""
+    from bpr.models import domain_models
     from bpr.regions import region_table
     from bpr.segmentation.labels import label_table
 
     ticked = (node.produceScores, node.produceRegions, node.produceSegmentation)
     left_out = set(node.leftOutRegions), set(node.leftOutOrgans)
+    if domain_models(list(node.models)):
+        left_out = set(), set()  # it knows none of them, and gives all that it knows
     device = node.device.value
     if node.device is Device.CUDA and node.gpu:
         device = f"cuda:{node.gpu}"

@@ -142,6 +142,8 @@ def known_organs(models: list[str]) -> set[str]:
     everything = {structure.id for structure in label_table()}
     try:
         chosen = choose_bundles(models)
+        if "domain" in chosen:
+            return set()
         baseline = chosen.get("baseline")
         if baseline is not None and baseline.name in models:
             return set(baseline.facts["structures"])

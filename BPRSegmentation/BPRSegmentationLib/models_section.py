@@ -8,10 +8,19 @@ import qt
 import slicer
 
 from bpr.errors import BPRError
-from bpr.models import Bundle, choose_bundles, import_bundle, list_bundles, remove_bundle, user_models_dir
+from bpr.models import (
+    Bundle,
+    choose_bundles,
+    domain_models,
+    import_bundle,
+    list_bundles,
+    remove_bundle,
+    user_models_dir,
+)
 
 from .translation import _
 
+DOMAIN = "domain"  # slot of the models for another anatomy or modality, which run alone
 USE, MODEL, VERSION, PURPOSE, SIZE = range(5)
 ROW_HEIGHT = 22  # pixels
 
@@ -78,6 +87,8 @@ class ModelsSection:
         wanted = list(self._node.models) if self._node is not None else []
         there = {bundle.name for bundle in self._bundles}
         wanted = [name for name in wanted if name in there]
+        if domain_models(wanted):
+            return set(wanted)
         try:
             chosen = choose_bundles(wanted)
         except BPRError:
@@ -93,8 +104,10 @@ class ModelsSection:
             return
         bundle = self._bundles[item.row()]
         slots = {other.name: slot_of(other) for other in self._bundles}
+        alone = DOMAIN in (slots[bundle.name], *(slots.get(name) for name in self._node.models))
         models = [name for name in self._node.models if name in slots and slots[name] != slots[bundle.name]]
         if item.checkState() == qt.Qt.Checked:
+            models = [] if alone else models
             if bundle.name not in {b.name for b in choose_bundles([]).values()} or slots[bundle.name] == "baseline":
                 models.append(bundle.name)
             if slots[bundle.name] not in ("score", "baseline"):
@@ -165,6 +178,9 @@ def slot_of(bundle: Bundle) -> str:
 
 def purpose(bundle: Bundle) -> str:
     """What the bundle is for, in words. Raises BPRError when it is damaged."""
+    if bundle.slot == DOMAIN:
+        domain = bundle.facts["domain"]["name"]
+        return _("{domain}; for {modality}").format(domain=domain, modality=bundle.facts["modality"])
     known = {"score": _("scores"), "baseline": _("everything at once")}
     return known.get(bundle.slot, bundle.slot)
 

@@ -203,7 +203,8 @@ class RunControl:
         try:
             request = request_of(self._node)
             self._ensurePackages(request, batch=True)
-            self.batch = Batch(cases, folder, request, self._logic.launchCommand)
+            composition = self._node.batchComposition
+            self.batch = Batch(cases, folder, request, self._logic.launchCommand, composition)
         except (PackagesError, OSError) as error:
             self._ui.batchStatusLabel.text = str(error)
             return

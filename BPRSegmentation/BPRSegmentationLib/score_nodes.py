@@ -7,10 +7,11 @@ from vtkmodules.util.numpy_support import numpy_to_vtk
 from vtkmodules.vtkCommonCore import VTK_FLOAT, vtkDoubleArray, vtkIntArray, vtkStringArray
 from vtkmodules.vtkCommonDataModel import vtkImageData
 
+from bpr.scoring.scale import COLORED_SCORES
+
 from .placement import array_to_matrix, ijk_to_ras
 from .result_folder import Landmark, ResultError, Scores
 
-COLOR_RANGE = (0.0, 100.0)  # from pelvis_start to eyes_end; beyond it the end colors are kept
 # Eleven equally spaced colors of viridis, which is perceptually uniform and readable with color blindness.
 VIRIDIS = np.array(
     [
@@ -33,7 +34,7 @@ LANDMARK_COLUMN = "landmark"
 
 def score_color(score: float) -> tuple[float, float, float]:
     """RGB color (0..1) of a score, the same on slices, region boxes and in the color legend."""
-    position = (np.clip(score, *COLOR_RANGE) - COLOR_RANGE[0]) / (COLOR_RANGE[1] - COLOR_RANGE[0])
+    position = (np.clip(score, *COLORED_SCORES) - COLORED_SCORES[0]) / (COLORED_SCORES[1] - COLORED_SCORES[0])
     at = np.linspace(0, 1, len(VIRIDIS))
     return tuple(float(np.interp(position, at, VIRIDIS[:, channel])) for channel in range(3))
 
@@ -62,11 +63,11 @@ def slice_values(scores: Scores, heights: np.ndarray) -> np.ndarray:
 
 
 def add_color_node(scene):
-    """The color table "Body part score": 256 colors over COLOR_RANGE."""
+    """The color table "Body part score": 256 colors over COLORED_SCORES."""
     node = scene.AddNewNodeByClass("vtkMRMLColorTableNode", scene.GenerateUniqueName("Body part score"))
     node.SetTypeToUser()
     node.SetNumberOfColors(256)
-    for index, score in enumerate(np.linspace(*COLOR_RANGE, 256)):
+    for index, score in enumerate(np.linspace(*COLORED_SCORES, 256)):
         node.SetColor(index, f"{score:.1f}", *score_color(score), 1.0)
     node.GetLookupTable().SetTableRange(0, 255)
     node.SetHideFromEditors(False)
@@ -100,7 +101,7 @@ def add_overlay(scene, volume_node, scores: Scores, color_node):
     node.CreateDefaultDisplayNodes()
     display = node.GetDisplayNode()
     display.SetAutoWindowLevel(False)
-    display.SetWindowLevelMinMax(*COLOR_RANGE)
+    display.SetWindowLevelMinMax(*COLORED_SCORES)
     display.SetAndObserveColorNodeID(color_node.GetID())
     return node
 

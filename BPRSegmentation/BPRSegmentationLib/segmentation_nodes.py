@@ -6,6 +6,7 @@ from pathlib import Path
 
 import slicer
 
+from bpr.models import domain_models
 from bpr.segmentation.labels import label_table
 
 from .nrrd_check import complete
@@ -20,8 +21,9 @@ def add_segmentation(scene, volume_node):
 
 
 def our_segment_ids() -> set[str]:
-    """IDs that belong to the label table; all others in a segmentation are the person's own."""
-    return {structure.id for structure in label_table()}
+    """IDs of the label table and of the installed models' own; all others in a segmentation are the person's own."""
+    others = {name for bundle in domain_models() for name in bundle.facts["structures"]}
+    return {structure.id for structure in label_table()} | others
 
 
 def fill_segmentation(node, path: Path, volume_node) -> list[str]:

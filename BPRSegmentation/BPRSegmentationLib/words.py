@@ -19,7 +19,7 @@ def found_text(summary: dict, warnings: list[str], produce: tuple[str, ...] = ()
     regions = [f"{region['name']} ({100 * region['complete']:.0f} %)" for region in summary.get("regions", [])]
     if regions:
         lines.append(_("Regions: {names}.").format(names=", ".join(regions)))
-    elif "regions" in produce:
+    elif "regions" in produce and "domain" not in summary.get("bundles", {}):  # such a model says itself what it gives
         lines.append(_("No region: the scan holds none to a useful share, or its scores cannot be trusted."))
     segments = summary.get("segments", [])
     if segments:

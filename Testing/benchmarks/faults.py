@@ -36,7 +36,7 @@ SAMPLE = ROOT / "Resources" / "SampleData" / "c3n00249.nii.gz"
 EARLIER = {"result.json": "{}", "scores.csv": "earlier"}
 MALFORMED, AT_ONCE = (20 if QUICK else 1000), 100
 # Not every single one of the many small writes of tables: each n-th operation, by job.
-EVERY = {"main job": 1, "main job with labels and report": 1, "batch": 8, "fine-tuning": 12}
+EVERY = {"main job": 1, "main job with labels and report": 3, "batch": 8, "fine-tuning": 12}
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ from bpr.training.packaging import export_segmentation
 from bpr.training.regions import MARGIN_MM, organ_extents
 from bpr.volume import read_volume
 
-FIRST_STEPS, MORE_STEPS = (8, 6) if QUICK else (1500, 900)  # of the common start; further ones of an arm
+FIRST_STEPS, MORE_STEPS = (8, 6) if QUICK else (1000, 600)  # of the common start; further ones of an arm
 SEEDS = (0,) if QUICK else (0, 1, 2)
 REGIONS = {  # its own organs, and others that it tells apart from them
     "head": (("brainstem", "parotid_left", "parotid_right", "mandible"), ("spinal_cord",)),
@@ -160,6 +160,7 @@ def main() -> None:
         arms["baseline"] += measured(f"baseline_{seed}", one, whole, test, curves, ruler)
         arms["masked"] += measured(f"masked_{seed}", one, whole, test, curves, ruler, masked=regions)
         arms["localized"] += measured(f"localized_{seed}", three, regions, test, curves, ruler)
+    store(arms, started)  # the arms with one seed take as long again
     if not QUICK:
         start = WORK / "localized" / "start_0"
         long = trained("long", regions, MORE_STEPS, 0, cases, start)
@@ -168,6 +169,11 @@ def main() -> None:
         folder = train("localized/wide_all_0", setting, cases, values_of(whole[0]))
         wide = [export_segmentation(setting, folder, WORK / "localized" / "bundles")[0]]
         arms["one wider network"] = measured("wide_0", wide, whole, test, curves, ruler)
+        store(arms, started)
+
+
+def store(arms: dict[str, list[Organ]], started: float) -> None:
+    """Write the results of the arms that are done."""
     write_study("localized", rows(arms), started)
     if not QUICK:
         (RESULTS / "localized_organs.md").write_text(table(arms), encoding="utf-8")

@@ -83,7 +83,9 @@ def test_the_command_line_takes_the_panels_choices(tmp_path) -> None:
     assert (options.device, options.engine, options.step, options.only) == ("cpu", "torch", 4.0, "segmentation")
     assert (options.margin, options.tile) == (12.0, 48)
     plain = build_parser().parse_args(batch_arguments(tmp_path / "cases.csv", tmp_path, Request()))
-    assert plain.only is None and plain.regions is None and plain.organs is None
+    assert plain.only is None and plain.regions is None and plain.organs is None and not plain.body_composition
+    measured = batch_arguments(tmp_path / "cases.csv", tmp_path, Request(), composition=True)
+    assert build_parser().parse_args(measured).body_composition
 
 
 def test_states_are_told_by_the_folder(tmp_path) -> None:
@@ -143,6 +145,7 @@ def test_cases_run_resume_and_come_into_the_scene(batch, stage, volume, sample_c
     batch.ui.addFolderButton.click()
     batch.ui.addSceneButton.click()
     assert states(batch) == ["waiting"] * 3
+    batch.ui.batchCompositionCheckBox.checked = True
     batch.ui.runBatchButton.click()
     assert batch.ui.runBatchButton.text == "Cancel batch" and not batch.ui.addSceneButton.enabled
     wait(lambda: batch._control.batch is None, limit_s=150)
@@ -151,6 +154,8 @@ def test_cases_run_resume_and_come_into_the_scene(batch, stage, volume, sample_c
     folder = Path(batch.ui.batchFolderEdit.text)
     written = {path: path.stat().st_mtime for path in (folder / "results" / "scans").glob("*/result.json")}
     assert len(written) == 2 and (folder / "results" / "table.csv").is_file()
+    measured = [json.loads(path.read_text(encoding="utf-8"))["body_composition"] for path in written]
+    assert [one["level"] for one in measured] == ["L3", "L3"], "the tick asks for it"
     batch.ui.runBatchButton.click()
     wait(lambda: batch._control.batch is None, limit_s=60)
     assert {path: path.stat().st_mtime for path in written} == written, "what is done is not done again"

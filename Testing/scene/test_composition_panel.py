@@ -23,6 +23,8 @@ from bpr.body_composition.slices import axial_slice
 from bpr.body_composition.tissues import TISSUES
 from bpr.errors import Notice
 from bpr.volume import Volume, slice_heights
+from BPRSegmentationLib.batch import Case as Batched
+from BPRSegmentationLib.batch import result_folder_of
 from BPRSegmentationLib.composition import (
     FILE,
     LevelRequest,
@@ -232,3 +234,20 @@ def test_from_a_script(module, volume, a_case, tmp_path, result) -> None:
 
 def test_the_names_of_files_are_those_of_the_command() -> None:
     assert f"{STEM}.seg.nrrd" == FILE and (ROOT / "BPRSegmentation" / "bpr" / "body_composition").is_dir()
+
+
+def test_a_case_of_the_batch_brings_its_measurement_along(panel, stage, result, a_case, tmp_path: Path) -> None:
+    """As `bpr batch --body-composition` leaves it: one folder with both results."""
+    batch = Batched("ct", str(a_case.ct))
+    folder = result_folder_of(batch, tmp_path / "batch")
+    shutil.copytree(a_case.folder, folder)
+    shutil.copyfile(tmp_path / "composition" / FILE, folder / FILE)
+    content = json.loads((folder / "result.json").read_text(encoding="utf-8")) | {"body_composition": facts(result)}
+    (folder / "result.json").write_text(json.dumps(content), encoding="utf-8")
+    panel.ui.batchFolderEdit.text = str(tmp_path / "batch")
+    panel._control._batchSection.add([batch])
+    panel.ui.batchTable.setCurrentCell(0, 0)
+    panel.ui.showCaseButton.click()
+    found = find_composition(panel._parameterNode.inputVolume)
+    assert found is not None, panel.ui.batchStatusLabel.text
+    assert panel.ui.compositionTable.rowCount == len(TISSUES) and found.summary["level"] == "L3"

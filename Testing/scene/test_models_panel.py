@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import slicer
 import slicer_stand_in
+from panel_fixtures import run_to_end, wait
 from pythonqt import FILE_ANSWERS, OPENED_URLS
 
 from bpr.models import find_bundle, write_sums
@@ -122,3 +124,63 @@ def test_a_damaged_model_is_listed_and_cannot_be_used(panel, tmp_path) -> None:
 def test_the_models_folder_is_opened(panel, tmp_path) -> None:
     panel.ui.modelsFolderButton.click()
     assert OPENED_URLS and "my models" in OPENED_URLS[0].replace("%20", " ") and (tmp_path / "my models").is_dir()
+
+
+@pytest.fixture
+def mr_model(panel, tmp_path) -> str:
+    """The name of an installed model for an MR of two structures; it has learned nothing and sees toys everywhere."""
+    torch = pytest.importorskip("torch", reason="making a bundle needs torch, which this environment leaves out")
+    pytest.importorskip("onnx", reason="making a bundle needs onnx, which this environment leaves out")
+    from bpr.domains.ensemble import build_ensemble
+    from bpr.training.bundle import bundle_metadata, write_bundle
+
+    same = {"group": "toy", "snomed_code": "1", "snomed_meaning": "Toy", "red": 255, "green": 0, "blue": 0}
+    sides = ((4, "left"), (9, "right"))
+    rows = [same | {"value": value, "id": f"toy_{side}", "name": f"{side} toy"} for value, side in sides]
+    domain = {"name": "knee MR", "modality": "MR", "inputs": ["standard"], "grid_mm": 4.0, "labels": rows}
+    facts = {"role": "domain", "use": "own", "modality": "MR", "structures": ["toy_left", "toy_right"],
+             "tile": [16, 16, 32], "domain": domain}  # fmt: skip
+    torch.manual_seed(0)
+    shape = {"members": 1, "classes": 3, "filters": [4] * 5, "channels": 1}
+    network, example = build_ensemble(**shape), torch.zeros(1, 1, 16, 16, 32)
+    with torch.no_grad():
+        network.members[0].output_block.conv.conv.bias[0] = -20.0
+    metadata = bundle_metadata({"version": "1"}, "knee", facts, example, 3, {"0": "background"}, "none")
+    write_bundle(tmp_path / "my models" / "knee", network, {"_target_": "Ensemble"} | shape, example, metadata, "knee")
+    panel.enter()
+    return "knee"
+
+
+def test_a_model_for_mr_says_so_and_is_used_alone_when_it_is_ticked(panel, mr_model) -> None:
+    assert panel.ui.modelsTable.item(row_of(panel, mr_model), 3).text() == "knee MR; for MR"
+    assert mr_model not in used(panel), "nobody asked for it"
+    tick(panel, "bpr_baseline")
+    tick(panel, mr_model)
+    assert panel._parameterNode.models == [mr_model] and used(panel) == {mr_model}
+    assert all(item.isDisabled() for item in panel._choices._organs.values()), "it has organs of its own"
+    tick(panel, "bpr_baseline")
+    assert panel._parameterNode.models == ["bpr_baseline"] and mr_model not in used(panel)
+    tick(panel, mr_model)
+    tick(panel, mr_model, on=False)
+    assert panel._parameterNode.models == [] and "bpr_thorax" in used(panel)
+
+
+def test_a_model_for_mr_segments_without_scores(panel, mr_model, stage) -> None:
+    pytest.importorskip("openvino")
+    tick(panel, mr_model)
+    panel._parameterNode.leftOutOrgans, panel._parameterNode.leftOutRegions = ["liver"], ["thorax"]
+    panel.logic.pythonExecutable = lambda: sys.executable
+    for _again in range(2):  # the second result takes the place of the first
+        panel.ui.runButton.click()
+        wait(lambda: panel._control.run is None, limit_s=120)
+        text = panel.ui.statusLabel.text
+        assert "structures were segmented" in text and "are made for CT only" in text, panel.ui.detailsText.plainText
+        assert "No region" not in text
+    node = stage.scene.GetFirstNodeByClass("vtkMRMLSegmentationNode")
+    names = [
+        node.GetSegmentation().GetNthSegment(k).GetName() for k in range(node.GetSegmentation().GetNumberOfSegments())
+    ]
+    assert set(names) <= {"left toy", "right toy"} and len(names) == len(set(names)) > 0
+    panel._parameterNode.produceSegmentation = False
+    run_to_end(panel)
+    assert "knee gives no scores and no regions" in panel.ui.statusLabel.text

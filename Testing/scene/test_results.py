@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import matplotlib
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -112,6 +113,14 @@ def test_overlay_colors_run_from_0_to_100_and_are_perceptually_even(stage, a_cas
     color = [0.0] * 4
     loaded.color.GetColor(128, color)
     assert color[:3] == pytest.approx(score_color(100 * 128 / 255), abs=1 / 255)
+
+
+def test_a_score_has_the_same_color_in_the_report_and_on_the_slices() -> None:
+    from bpr.results.pictures import SCORE_COLORS, SCORE_RANGE
+
+    for score in (-20, 0, 12.5, 50, 87.5, 100, 110):
+        in_report = matplotlib.colormaps[SCORE_COLORS](SCORE_RANGE(score))[:3]
+        assert score_color(score) == pytest.approx(in_report, abs=0.02), score
 
 
 @pytest.mark.parametrize("kind", IMAGES)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import SimpleITK as sitk
 from result_fixture import make_image, write_case
@@ -40,6 +41,9 @@ def test_all_pictures_are_drawn_and_the_coronal_one_is_colored_by_score(tmp_path
         drawn = sitk.GetArrayViewFromImage(sitk.ReadImage(str(tmp_path / "out" / f"{name}.png")))
         assert min(drawn.shape[:2]) > 300 and drawn.std() > 0.3, name
         assert (SCREENSHOTS / f"{name}.png").is_file(), "run: make screenshots"
+    slice_view = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / "axial_composition.png")))[..., :3]
+    gray = (np.ptp(slice_view, axis=-1) == 0) & (slice_view[..., 0] > 30) & (slice_view[..., 0] < 250)
+    assert gray.mean() > 0.03, "the CT is behind the tissues"
 
 
 def test_the_command_refuses_in_one_sentence(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ BIN_MM, BINS, FIRST_BIN_MM = 20.0, 50, -10.0  # bin centers -10, 10, ..., 970 mm
 BIN_CENTERS = FIRST_BIN_MM + BIN_MM * np.arange(BINS)
 PELVIS_START = "ischium_bottom"
 ORBIT = "orbit_center"
+COLORED_SCORES = (0.0, 100.0)  # that colors tell apart, in reports and in Slicer; beyond, the end colors are kept
 ORBIT_HALF_HEIGHT_MM = 15.0  # eyes_end is the upper rim of the orbit; the annotated landmark is its center
 
 
