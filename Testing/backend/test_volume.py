@@ -239,6 +239,7 @@ BAD = {
         "singular",
     ),
     "singular nrrd": ("a.nrrd", lambda p: nrrd(p, "(2,0,0) (0,2,0) (0,2,0)"), "singular"),
+    "long axis, mha": ("a.mha", lambda p: metaimage(p, matrix="1 0 0 0 255 0 0 0 1"), "lengths 1, 255, 1"),
     "singular mha": ("a.mha", lambda p: metaimage(p, matrix="1 0 0 0 1 0 0 1 0"), "singular"),
     "too many voxels": ("a.nrrd", lambda p: nrrd(p, "(1,0,0) (0,1,0) (0,0,1)", "9000 9000 9000"), "too large"),
     "mostly NaN": ("a.nrrd", mostly_nan, "NaN"),

@@ -12,6 +12,7 @@ from bpr.errors import InputError, MemoryShortage
 FEWEST_SLICES = 3
 MOST_VOXELS = 2**31
 SPACING_RANGE_MM = (0.05, 30.0)
+LENGTH_TOLERANCE = 0.1  # of axis directions
 COPY_AGAIN = "Copy or download it again."
 EXPORT_AGAIN = "Export the CT again, as DICOM, NIfTI or NRRD, and use that file."
 
@@ -69,13 +70,21 @@ def check_spacing(spacing: Sequence[float], name: str) -> None:
 
 
 def check_direction(direction: np.ndarray, name: str) -> None:
-    """Refuse a 3x3 matrix of axis directions (columns) that is not finite or whose axes are nearly parallel.
+    """Refuse a 3x3 matrix of axis directions (columns) that is not finite, nearly singular, or not of unit length.
 
-    The columns should have unit length; one that has not would shear the volume by more than its spacing says.
+    MetaImage stores directions of any length; one that is not 1 stretches the volume by what its spacing does not say.
     """
     lengths = np.linalg.norm(direction, axis=0)
     if not np.isfinite(direction).all() or lengths.min() < 0.1 or abs(np.linalg.det(direction / lengths)) < 0.1:
         raise InputError(f"{name} has axis directions that do not span space (singular matrix).", EXPORT_AGAIN)
+    if np.abs(lengths - 1).max() > LENGTH_TOLERANCE:
+        words = ", ".join(f"{length:.4g}" for length in lengths)
+        raise InputError(f"{name} has axis directions of lengths {words}, which must be 1.", EXPORT_AGAIN)
+
+
+def is_whole(number: float) -> bool:
+    """Whether stored values can be rescaled by it in whole numbers; damaged headers hold any number."""
+    return float(number).is_integer() and abs(number) < 2**31
 
 
 def plural(count: int, noun: str) -> str:

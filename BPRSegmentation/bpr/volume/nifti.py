@@ -18,7 +18,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from bpr.errors import InputError, Notice
-from bpr.volume.checks import COPY_AGAIN, EXPORT_AGAIN, check_direction, check_size, check_spacing
+from bpr.volume.checks import COPY_AGAIN, EXPORT_AGAIN, check_direction, check_size, check_spacing, is_whole
 from bpr.volume.geometry import is_orthogonal
 
 _TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
@@ -204,7 +204,7 @@ def _rescaled(voxels: np.ndarray, header: _Header) -> np.ndarray:
     voxels = voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
     if slope == 0 or not np.isfinite([slope, intercept]).all() or (slope, intercept) == (1, 0):
         return voxels
-    if voxels.dtype.kind in "iu" and float(slope).is_integer() and float(intercept).is_integer():
+    if voxels.dtype.kind in "iu" and is_whole(slope) and is_whole(intercept):
         return voxels.astype(np.int64) * int(slope) + int(intercept)
     return voxels.astype(np.float32) * np.float32(slope) + np.float32(intercept)
 

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from pydicom.uid import UID
 
 from bpr.errors import InputError, Notice
-from bpr.volume.checks import FEWEST_SLICES, check_size, check_spacing, plural
+from bpr.volume.checks import FEWEST_SLICES, check_size, check_spacing, is_whole, plural
 from bpr.volume.dicom import Frame
 from bpr.volume.geometry import AIR, is_orthogonal, orthogonalize, resample
 from bpr.volume.quiet import captured_stderr
@@ -76,7 +76,7 @@ def straightened(image: sitk.Image, name: str, fill: float = AIR) -> tuple[sitk.
 
 def _read_voxels(frames: list[Frame], name: str, hounsfield: bool) -> tuple[list[Frame], np.ndarray, list[Notice]]:
     """Decode all frames; damaged ones are dropped with a notice. Array (slices, rows, columns) of rescaled values."""
-    whole = all(_is_whole(frame.slope) and _is_whole(frame.intercept) for frame in frames)
+    whole = all(is_whole(frame.slope) and is_whole(frame.intercept) for frame in frames)
     columns, rows = frames[0].size
     voxels = np.empty((len(frames), rows, columns), np.int16 if whole and hounsfield else np.float32)
     kept: list[Frame] = []
@@ -104,11 +104,6 @@ def _read_voxels(frames: list[Frame], name: str, hounsfield: bool) -> tuple[list
         count = plural(len(frames) - len(kept), "damaged slice")
         notices.append(Notice("files_skipped", f"{name}: skipped {count} without readable pixels."))
     return kept, voxels[: len(kept)], notices
-
-
-def _is_whole(number: float) -> bool:
-    """Whether stored values can be rescaled by it in whole numbers; damaged headers hold any number."""
-    return float(number).is_integer() and abs(number) < 2**31
 
 
 def _decoded(frame: Frame, name: str) -> np.ndarray | None:
