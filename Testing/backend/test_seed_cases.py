@@ -150,6 +150,18 @@ def test_one_thin_marked_slice_teaches_from_its_own_voxels(project, bundle, tmp_
         assert (drawn[group > 0] == LIVER).any() == (marked == 61)
 
 
+@pytest.mark.parametrize("content", [b"", b"PK not a zip", b"nothing of numpy"])
+def test_a_damaged_cache_is_made_anew(project, tmp_path: Path, content: bytes):
+    image, _ = toy_volume()
+    sitk.WriteImage(image, str(tmp_path / "ct.nrrd"))
+    whole = grid_ct(tmp_path / "ct.nrrd", tmp_path / "cache", False)
+    (stored,) = (tmp_path / "cache").iterdir()
+    stored.write_bytes(content)
+    again = grid_ct(tmp_path / "ct.nrrd", tmp_path / "cache", False)
+    assert (again.hu == whole.hu).all() and list((tmp_path / "cache").iterdir()) == [stored]
+    assert stored.stat().st_size > len(content)
+
+
 def test_a_marked_slice_between_the_planes_of_the_grid_teaches(project, bundle, tmp_path: Path):
     """Slices of 3 mm and planes of 4 mm: whichever slice is marked, the planes within 2 mm of it learn from it."""
     image, labels = toy_volume(spacing=(4.0, 4.0, 3.0))

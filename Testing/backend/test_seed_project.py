@@ -112,13 +112,14 @@ def test_a_record_that_points_outside_of_its_case_is_damaged(filled: SeedProject
         filled.case("case001")
 
 
-def test_an_addition_that_is_cut_off_leaves_nothing(filled: SeedProject, tmp_path: Path, monkeypatch):
+@pytest.mark.parametrize("number, words", [(errno.ENOSPC, "is full"), (errno.EIO, "reports an error")])
+def test_an_addition_that_is_cut_off_leaves_nothing(filled: SeedProject, tmp_path: Path, monkeypatch, number, words):
     def fail(*arguments):
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(number, "as the system says")
 
     with monkeypatch.context() as patch:
         patch.setattr("bpr.seed.project.shutil.copyfile", fail)
-        with pytest.raises(OutputError, match="is full"):
+        with pytest.raises(OutputError, match=words):
             filled.add(*write_toy_case(tmp_path / "more"), [Mark()])
     assert sorted(path.name for path in (filled.folder / "cases").iterdir()) == ["case001", "case002"]
     (filled.folder / "cases" / ".case003.partial").mkdir()  # what kill -9 leaves

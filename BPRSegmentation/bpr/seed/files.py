@@ -67,6 +67,9 @@ def writing(folder: Path) -> Iterator[None]:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise OutputError(f"{folder} cannot be written: {error.strerror}.",
                               "Check its permissions, or use another folder.") from error  # fmt: skip
+        if error.errno == errno.EIO:
+            raise OutputError(f"The disk of {folder} reports an error.",
+                              "Check the disk or the network; the project is as it was.") from error  # fmt: skip
         raise
     except Exception as error:  # torch and safetensors have their own ways to say it
         if any(words in str(error) for words in DISK_WORDS):

@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import SimpleITK as sitk
@@ -87,7 +88,7 @@ def _load(path: Path) -> dict | None:
         if "heights" in found:
             found["heights"] = json.loads(str(found["heights"]))
         return found if {"hu", "origin"} <= set(found) else None
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError, EOFError, BadZipFile):
         return None
 
 
