@@ -20,7 +20,7 @@ from pathlib import Path
 from bpr.batch.inputs import Scan
 from bpr.batch.scan import SCANS, Plan, record_failure, run_scan
 from bpr.compute.memory import available_mb
-from bpr.compute.threads import thread_environment
+from bpr.compute.threads import thread_environment, usable_cores
 from bpr.errors import BPRError, Cancelled, InputError
 
 RETRIES = 2  # of a scan that failed through no fault of its input
@@ -51,7 +51,7 @@ def has_dask() -> bool:
 
 def share_machine(workers: int | None, memory_mb: int | None = None) -> Workers:
     """Split this machine's cores and nine tenths of its free memory among so many workers (None: as fits)."""
-    cores, free = os.cpu_count() or 1, available_mb() * 0.9
+    cores, free = usable_cores(), available_mb() * 0.9
     count = workers or max(1, min(cores, int(free // (memory_mb or LEAST_MB))))
     if count < 1:
         raise InputError(f"{count} workers can do nothing.", "Choose 1 or more.")

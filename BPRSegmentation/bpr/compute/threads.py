@@ -15,6 +15,11 @@ def thread_environment(threads: int) -> dict[str, str]:
     return dict.fromkeys((*BLAS, "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"), str(threads))
 
 
+def usable_cores() -> int:
+    """Cores that this process may use: fewer than the machine has in a container or a cluster's job."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def limit_threads(threads: int) -> None:
     """Limit this process, before it imports numpy and SimpleITK."""
     os.environ.update(thread_environment(threads))
