@@ -18,7 +18,7 @@ from bpr.files import whole
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-DISK_WORDS = ("PytorchStreamWriter", "inline_container", "No space left", "File too large")
+DISK_WORDS = ("PytorchStreamWriter", "inline_container", "No space left", "File too large", "iostream error")
 FREE_BYTES = 50 * 2**20  # left free on the disk beside what is about to be written
 
 
@@ -73,7 +73,8 @@ def writing(folder: Path) -> Iterator[None]:
         raise
     except Exception as error:  # torch and safetensors have their own ways to say it
         if any(words in str(error) for words in DISK_WORDS):
-            raise OutputError(f"The disk of {folder} is full.", "Free some space; the project is as it was.") from error
+            raise OutputError(f"The disk of {folder} is full or reports an error.",
+                              "Free some space; the project is as it was.") from error  # fmt: skip
         raise
 
 
