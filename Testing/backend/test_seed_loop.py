@@ -22,7 +22,7 @@ from bpr.seed.defaults import defaults_file  # noqa: E402
 from bpr.seed.marks import Mark  # noqa: E402
 from bpr.seed.memory import blend  # noqa: E402
 from bpr.seed.propose import propose  # noqa: E402
-from bpr.seed.runs import new_run, withdraw  # noqa: E402
+from bpr.seed.runs import clear_away, new_run, withdraw  # noqa: E402
 from bpr.seed.segments import read_drawing  # noqa: E402
 from bpr.seed.suggest import suggest  # noqa: E402
 from bpr.segmentation.labels import structure_by_id  # noqa: E402
@@ -107,6 +107,10 @@ def test_what_a_killed_training_was_writing_is_cleared_away(tmp_path: Path):
         (run.folder / name).write_text("x")
     (run.folder / "toy_seed1" / "models").mkdir(parents=True)
     withdraw(run)
+    assert sorted(path.name for path in run.folder.iterdir()) == ["best_4.pt", "checkpoint.pt", "plan.json"]
+    (run.folder / ".best_8.pt.partial").write_text("x")
+    (run.folder / ".toy_seed1.partial" / "models").mkdir(parents=True)
+    clear_away(tmp_path)  # whatever training comes next
     assert sorted(path.name for path in run.folder.iterdir()) == ["best_4.pt", "checkpoint.pt", "plan.json"]
 
 

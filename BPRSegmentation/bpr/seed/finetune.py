@@ -34,7 +34,7 @@ from bpr.seed.pictures import draw_curves, draw_worst
 from bpr.seed.plan import Plan, Recipe, digest
 from bpr.seed.project import SeedProject
 from bpr.seed.publish import new_name, write_card
-from bpr.seed.runs import BEFORE, CHECKPOINT, OUTCOME, PLAN, Run, new_run, resumable_run, runs, withdraw
+from bpr.seed.runs import BEFORE, CHECKPOINT, OUTCOME, PLAN, Run, clear_away, new_run, resumable_run, runs, withdraw
 from bpr.training.loop import Trainer
 
 Emit = Callable[[dict], None]
@@ -115,6 +115,7 @@ class _Job:
         if not bundle.can_learn:
             raise InputError(f"{bundle.name} cannot learn from cases.", "Start from a segmentation model of CT.")
         bundle.verify()
+        clear_away(self.project.folder)
         resumed = resumable_run(self.project.folder) if self.request.resume else None
         check_free(self.project.folder, RUN_BYTES)
         self._stage("gathering")

@@ -93,6 +93,15 @@ def ask(run: Run, request: str) -> None:
     (run.folder / "request").write_text(request, encoding="utf-8")
 
 
+def clear_away(project: Path) -> None:
+    """Remove what killed trainings were writing; only who holds the project's lock may do it."""
+    for path in [*(project / "runs").rglob("*.partial")]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def withdraw(run: Run) -> None:
     """Forget what was asked, and clear away what a killed training was writing, before it goes on."""
     (run.folder / "request").unlink(missing_ok=True)
