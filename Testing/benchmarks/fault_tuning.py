@@ -67,5 +67,5 @@ def damage(root: Path, code: int) -> str:
     hidden = [p.name for p in project.rglob("*") if p.name.startswith(".") or p.suffix in (".partial", ".lock")]
     if hidden:
         return f"left over: {hidden}"
-    whole = len(runs(project)) == 2 and runs(project)[-1].finished
+    whole = len(runs(project)) >= 2 and runs(project)[-1].finished  # one that was killed stays, to be resumed
     return "" if code or whole else "said done, but is not complete"
