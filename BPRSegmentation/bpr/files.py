@@ -13,17 +13,18 @@ from pathlib import Path
 def whole(path: Path) -> Iterator[Path]:
     """A file or folder beside ``path`` to write to; at the end it replaces ``path``, after an error it is gone."""
     partial = path.with_name(f".{path.name}.partial")
-    _remove(partial)  # a killed process left it
+    remove(partial)  # a killed process left it
     try:
         yield partial
         if partial.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         os.replace(partial, path)
     finally:
-        _remove(partial)
+        remove(partial)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """A file or a folder, if it is there."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bpr.errors import InputError
+from bpr.files import remove
 from bpr.seed.files import write_json, writing
 
 PLAN, OUTCOME, BEFORE, CHECKPOINT = "plan.json", "outcome.json", "before.json", "checkpoint.pt"
@@ -96,10 +97,7 @@ def ask(run: Run, request: str) -> None:
 def clear_away(project: Path) -> None:
     """Remove what killed trainings were writing; only who holds the project's lock may do it."""
     for path in [*(project / "runs").rglob("*.partial")]:
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        remove(path)
 
 
 def withdraw(run: Run) -> None:
